@@ -1,0 +1,1 @@
+//! Server side of the NBD protocol over the engine queues.
