@@ -21,6 +21,7 @@ use crate::error::OpenError;
 
 type Page = Box<[u8; BLOCK as usize]>;
 
+#[derive(Debug)]
 enum Slot {
     Hole,
     Zero,
@@ -47,6 +48,7 @@ impl MemoryExport {
     }
 }
 
+#[derive(Debug)]
 struct Volume {
     export: MemoryExport,
     description: String,
@@ -108,6 +110,7 @@ impl Backend for Memory {
 }
 
 /// An attached export.
+#[derive(Debug)]
 pub struct MemoryDevice(Arc<Volume>);
 
 impl Drop for MemoryDevice {
