@@ -99,7 +99,7 @@ static void run(char **arg) {
             write_record(&a, n);
             write_record(&b, n);
         }
-        if (seconds() - told > 0.2) {
+        if (seconds() - told > 0.05) {
             told = seconds();
             printf("STAMP %ld\n", n);
         }
