@@ -6,9 +6,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # The system tests drive the binary as a user would, so it has to be built whatever package is being tested.
 cargo build --locked -p keyframe
 if cargo nextest --version >/dev/null 2>&1; then
-    cargo nextest run --workspace --locked "$@"
-    # nextest does not run the examples in the documentation.
+    # nextest does not run the examples in the documentation; they go first so that its summary comes last.
     cargo test --workspace --locked --doc
+    cargo nextest run --workspace --locked "$@"
 else
     cargo test --workspace --locked "$@"
 fi
