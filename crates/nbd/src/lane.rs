@@ -106,3 +106,48 @@ impl<Q: Queue> Lane<Q> {
         Some(pending)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use keyframe_engine::Done;
+
+    use super::*;
+    use crate::backend::Backend;
+    use crate::memory::{Memory, MemoryExport, MemoryQueue};
+
+    fn pending(cookie: u64) -> Pending {
+        Pending { connection: 0, cookie, offset: 0, len: 0, command: Command::Flush, charge: 0 }
+    }
+
+    #[test]
+    fn a_token_finishes_once() {
+        let backend = Memory::new([MemoryExport::new("vm", 512)]);
+        let device = backend.open("vm").unwrap();
+        let mut lane = Lane::new(backend.queue().unwrap(), 0);
+        let token = |lane: &mut Lane<MemoryQueue>, cookie| {
+            lane.submit(&device, pending(cookie), Op::Flush);
+            let mut done: Vec<Done> = Vec::new();
+            lane.queue.poll(&mut done);
+            done[0].token
+        };
+        let first = token(&mut lane, 1);
+        assert_eq!(lane.finish(first).map(|pending| pending.cookie), Some(1));
+        let second = token(&mut lane, 2);
+        assert!(lane.finish(first).is_none(), "the slot is in use by another request");
+        assert_eq!(lane.finish(second).map(|pending| pending.cookie), Some(2));
+        assert!(lane.finish(second).is_none());
+        assert!(lane.finish(u64::MAX).is_none());
+    }
+
+    #[test]
+    fn budget_is_all_or_nothing() {
+        let backend = Memory::new([]);
+        let mut lane = Lane::new(backend.queue().unwrap(), 100);
+        assert!(lane.charge(60));
+        assert!(!lane.charge(60));
+        assert!(!lane.take_released());
+        lane.release(60);
+        assert!(lane.take_released() && !lane.take_released());
+        assert!(lane.charge(100));
+    }
+}

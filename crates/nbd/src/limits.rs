@@ -31,7 +31,7 @@ pub const POOL_BYTES: usize = 32 << 20;
 /// Most extents in one answer to a block status request.
 pub const MAX_EXTENTS: usize = 1024;
 
-/// Receive buffer of a connection.
+/// Receive buffer of a connection, beside the budget: a server holds at most this times its connections for them.
 pub const INBOX: usize = 64 << 10;
 /// What is read ahead of a client that sends large payloads, so that the payloads themselves are received in place.
 pub const STREAM_WINDOW: usize = 4 << 10;

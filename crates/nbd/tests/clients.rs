@@ -1,5 +1,7 @@
 //! The clients that people use, each over a Unix socket and over TCP. They must be installed.
 
+#![expect(clippy::unwrap_used, reason = "a test helper that fails, fails its test")]
+
 mod common;
 
 use std::path::Path;

@@ -1,6 +1,8 @@
 //! The handshake as bytes: what each client message is answered with, and where a session ends.
 //! Hex is written from the protocol document ("Newstyle negotiation", "Option types", "Option reply types").
 
+#![expect(clippy::unwrap_used, reason = "a test helper that fails, fails its test")]
+
 use keyframe_nbd::handshake::{Handshake, Step};
 use keyframe_nbd::memory::{Memory, MemoryExport};
 
@@ -149,10 +151,7 @@ fn what_cannot_be_opened() {
     let (_, step) = handshake.receive(&first[used..], &mut out, &backend);
     let Step::Ready { device, .. } = step else { panic!("the first client gets the device") };
     let (out, end) = converse(&backend, &first, usize::MAX);
-    assert_eq!(
-        (hex(&out), end),
-        (error(7, 2, "the export is in use").replace(' ', ""), "more, 0 left".to_owned())
-    );
+    assert_eq!((hex(&out), end), (error(7, 2, "the export is in use").replace(' ', ""), "more, 0 left".to_owned()));
     assert_eq!(backend.attached("x"), 1);
     drop(device);
     assert_eq!(backend.attached("x"), 0);
@@ -160,9 +159,8 @@ fn what_cannot_be_opened() {
 
 #[test]
 fn list_and_abort() {
-    let server = |name: &str, text: &[u8]| {
-        reply(3, 2, &format!("{:08x} {} {}", name.len(), hex(name.as_bytes()), hex(text)))
-    };
+    let server =
+        |name: &str, text: &[u8]| reply(3, 2, &format!("{:08x} {} {}", name.len(), hex(name.as_bytes()), hex(text)));
     check(
         &[FLAGS, &option(3, ""), &option(2, ""), "00"],
         &[

@@ -153,10 +153,8 @@ fn stop_finishes_and_answers_what_is_running() {
 
 #[test]
 fn many_connections() {
-    let fixture = Fixture::with(
-        Memory::new(exports(SIZE)),
-        &Config { workers: 2, max_connections: 300, ..Config::default() },
-    );
+    let fixture =
+        Fixture::with(Memory::new(exports(SIZE)), &Config { workers: 2, max_connections: 300, ..Config::default() });
     let mut clients: Vec<_> = (0..300).map(|_| fixture.connect().export("vm")).collect();
     assert_eq!(fixture.server.connections(), 300);
     assert_eq!(fixture.connect().until_closed(), [], "one too many");

@@ -5,7 +5,7 @@ use keyframe_nbd::handshake::{Handshake, Step};
 use keyframe_nbd::memory::{Memory, MemoryExport};
 use keyframe_nbd::transmission::{Command, Request, Session};
 
-const ROUNDS: usize = 200_000;
+const ROUNDS: usize = 1_000_000;
 
 /// Xorshift: the sequence is part of the test.
 struct Random(u64);

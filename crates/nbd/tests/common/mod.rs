@@ -1,4 +1,5 @@
 //! A running server over the memory backend, and a client that speaks bytes.
+#![expect(clippy::unwrap_used, reason = "a test helper that fails, fails its test")]
 #![expect(dead_code, reason = "every test file compiles this module and uses its own part of it")]
 
 use std::io::{Read, Write};
@@ -9,21 +10,21 @@ use std::time::{Duration, Instant};
 use keyframe_nbd::memory::{Memory, MemoryExport};
 use keyframe_nbd::{Address, Config, Listener, Server};
 
-pub const SIZE: u64 = 64 << 20;
+pub(crate) const SIZE: u64 = 64 << 20;
 
-pub struct Fixture {
-    pub server: Server,
-    pub backend: Memory,
-    pub directory: tempfile::TempDir,
+pub(crate) struct Fixture {
+    pub(crate) server: Server,
+    pub(crate) backend: Memory,
+    pub(crate) directory: tempfile::TempDir,
 }
 
 impl Fixture {
     /// Serves `vm` and the read-only `ro` on a Unix socket and on TCP.
-    pub fn start() -> Fixture {
+    pub(crate) fn start() -> Fixture {
         Fixture::with(Memory::new(exports(SIZE)), &Config { workers: 2, ..Config::default() })
     }
 
-    pub fn with(backend: Memory, config: &Config) -> Fixture {
+    pub(crate) fn with(backend: Memory, config: &Config) -> Fixture {
         let directory = tempfile::tempdir().unwrap();
         let listeners = vec![
             Listener::unix(directory.path().join("nbd.sock")).unwrap(),
@@ -33,22 +34,22 @@ impl Fixture {
         Fixture { server, backend, directory }
     }
 
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.directory.path().join("nbd.sock")
     }
 
     /// The export as clients name it: over the Unix socket and over TCP.
-    pub fn uris(&self, export: &str) -> [String; 2] {
+    pub(crate) fn uris(&self, export: &str) -> [String; 2] {
         let Address::Tcp(tcp) = &self.server.addresses()[1] else { panic!("the second listener is TCP") };
         [format!("nbd+unix:///{export}?socket={}", self.path().display()), format!("nbd://{tcp}/{export}")]
     }
 
-    pub fn connect(&self) -> Client {
+    pub(crate) fn connect(&self) -> Client {
         Client::new(UnixStream::connect(self.path()).unwrap())
     }
 
     /// Waits for something that happens soon.
-    pub fn eventually(&self, what: &str, condition: impl Fn(&Fixture) -> bool) {
+    pub(crate) fn eventually(&self, what: &str, condition: impl Fn(&Fixture) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !condition(self) {
             assert!(Instant::now() < deadline, "never happened: {what}");
@@ -56,18 +57,18 @@ impl Fixture {
         }
     }
 
-    pub fn idle(&self) {
+    pub(crate) fn idle(&self) {
         self.eventually("all connections closed", |fixture| fixture.server.connections() == 0);
         assert_eq!(self.backend.attached("vm"), 0, "devices of closed connections are detached");
     }
 }
 
-pub fn exports(size: u64) -> [MemoryExport; 2] {
+pub(crate) fn exports(size: u64) -> [MemoryExport; 2] {
     [MemoryExport::new("vm", size), MemoryExport { read_only: true, ..MemoryExport::new("ro", size) }]
 }
 
-pub struct Client {
-    pub stream: UnixStream,
+pub(crate) struct Client {
+    pub(crate) stream: UnixStream,
 }
 
 impl Client {
@@ -77,18 +78,18 @@ impl Client {
         Client { stream }
     }
 
-    pub fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
     }
 
-    pub fn receive(&mut self, len: usize) -> Vec<u8> {
+    pub(crate) fn receive(&mut self, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         self.stream.read_exact(&mut bytes).unwrap();
         bytes
     }
 
     /// The shortest way to transmission, with simple replies.
-    pub fn export(mut self, name: &str) -> Client {
+    pub(crate) fn export(mut self, name: &str) -> Client {
         self.receive(18);
         self.send(&handshake(name));
         self.receive(10);
@@ -96,7 +97,7 @@ impl Client {
     }
 
     /// Error number and cookie of the next simple reply.
-    pub fn reply(&mut self) -> (u32, u64) {
+    pub(crate) fn reply(&mut self) -> (u32, u64) {
         let bytes = self.receive(16);
         assert_eq!(bytes[..4], [0x67, 0x44, 0x66, 0x98], "simple reply magic");
         let error = u32::from_be_bytes(bytes[4..8].try_into().unwrap());
@@ -104,7 +105,7 @@ impl Client {
     }
 
     /// Reads until the server closes; what came before. A reset counts as closed.
-    pub fn until_closed(&mut self) -> Vec<u8> {
+    pub(crate) fn until_closed(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         match self.stream.read_to_end(&mut bytes) {
             Ok(_) => bytes,
@@ -115,17 +116,17 @@ impl Client {
 }
 
 /// Client flags with NO_ZEROES, and NBD_OPT_EXPORT_NAME.
-pub fn handshake(name: &str) -> Vec<u8> {
+pub(crate) fn handshake(name: &str) -> Vec<u8> {
     let len = (name.len() as u32).to_be_bytes();
     [&[0, 0, 0, 3], &b"IHAVEOPT"[..], &[0, 0, 0, 1], &len, name.as_bytes()].concat()
 }
 
-pub const READ: u16 = 0;
-pub const WRITE: u16 = 1;
-pub const DISC: u16 = 2;
-pub const FLUSH: u16 = 3;
+pub(crate) const READ: u16 = 0;
+pub(crate) const WRITE: u16 = 1;
+pub(crate) const DISC: u16 = 2;
+pub(crate) const FLUSH: u16 = 3;
 
-pub fn request(kind: u16, cookie: u64, offset: u64, len: u32) -> Vec<u8> {
+pub(crate) fn request(kind: u16, cookie: u64, offset: u64, len: u32) -> Vec<u8> {
     let [kind_high, kind_low] = kind.to_be_bytes();
     let head = [0x25, 0x60, 0x95, 0x13, 0, 0, kind_high, kind_low];
     [&head[..], &cookie.to_be_bytes(), &offset.to_be_bytes(), &len.to_be_bytes()].concat()
