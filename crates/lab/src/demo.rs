@@ -33,7 +33,7 @@ pub fn run(options: &Options) -> Result<()> {
         "two snapshots are the least that can be compared"
     );
     let mut steps = Steps::default();
-    let scene = steps.run("make a pool and serve it", || {
+    let scene = steps.run("prepare the guest, make a pool and serve it", || {
         Ok((Scene::open(&options.keyframe)?, "pool of 4 GiB".into()))
     })?;
     let names: Vec<String> = (1..=options.snapshots)

@@ -1,6 +1,7 @@
 //! The folder `.keyframe` of the checkout: everything in it may be deleted at any time.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -34,7 +35,11 @@ pub fn work_folder() -> Result<TempDir> {
             .strip_prefix(WORK)
             .and_then(|rest| rest.split('-').next());
         if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            fs::remove_dir_all(entry.path()).with_context(|| format!("remove {name}"))?;
+            match fs::remove_dir_all(entry.path()) {
+                // Another run was faster.
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                done => done.with_context(|| format!("remove {name}"))?,
+            }
         }
     }
     let prefix = format!("{WORK}{}-", std::process::id());
