@@ -53,11 +53,8 @@ pub fn run(options: &Options) -> Result<()> {
         },
     )?;
     let root = Pair::original().root;
-    println!("\nTree of the root disk\n{}", scene.store.tree(&root)?);
-    println!(
-        "Space held by each node alone\n{}",
-        scene.store.space(&root)?
-    );
+    let tree = scene.store.tree(&root)?;
+    println!("\nTree of the root disk, with what each node holds alone\n{tree}");
     steps.run("end both machines and the server", || {
         reverted.kill()?;
         clone.kill()?;

@@ -57,8 +57,12 @@ impl Store {
 
     /// Copies a raw image into a new volume.
     pub fn import(&self, image: &Path, volume: &str) -> Result<()> {
-        self.call([OsStr::new("import"), image.as_os_str(), OsStr::new(volume)])
-            .map(drop)
+        let line = ["import", "--format", "raw"].map(OsStr::new);
+        self.call(
+            line.into_iter()
+                .chain([image.as_os_str(), OsStr::new(volume)]),
+        )
+        .map(drop)
     }
 
     /// Snapshots all `volumes` at one instant; returns how long the caller waited.
@@ -80,14 +84,9 @@ impl Store {
         self.call(["revert", snapshot]).map(drop)
     }
 
-    /// The tree of a volume's snapshots and clones, as it is shown to people.
+    /// The tree of a volume's snapshots and clones with what each node holds alone, as it is shown to people.
     pub fn tree(&self, volume: &str) -> Result<String> {
-        self.call(["tree", volume])
-    }
-
-    /// What each node of a volume's tree holds alone, as it is shown to people.
-    pub fn space(&self, volume: &str) -> Result<String> {
-        self.call(["space", volume])
+        self.call(["tree", volume, "--space"])
     }
 
     /// A volume, or read-only a `volume@snapshot`, as a disk for a machine.
