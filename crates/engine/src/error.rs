@@ -7,7 +7,6 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// What sort of failure it is; callers match on this, never on the text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-#[non_exhaustive]
 pub enum ErrorKind {
     /// No volume, snapshot or pool of that name.
     NotFound,

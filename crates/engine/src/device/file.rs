@@ -1,0 +1,168 @@
+//! A pool on a file or a block device, with direct I/O where the file system allows it.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::threads::ThreadRing;
+use super::uring::UringRing;
+use super::{Device, Ring};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Threads of one fallback ring.
+const FALLBACK_THREADS: usize = 16;
+
+/// How guest I/O reaches the device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum IoMode {
+    /// io_uring if the kernel lets us, else threads.
+    #[default]
+    Auto,
+    /// io_uring or fail.
+    Uring,
+    /// A pool of threads with pread and pwrite.
+    Threads,
+}
+
+/// A locked file or block device.
+pub struct FileDevice {
+    file: File,
+    path: PathBuf,
+    alignment: u32,
+    mode: IoMode,
+}
+
+impl FileDevice {
+    /// Opens and locks `path`. The lock is advisory and goes with the process.
+    pub fn open(path: &Path, mode: IoMode) -> Result<FileDevice> {
+        Self::open_with(path, mode, OpenOptions::new().read(true).write(true))
+    }
+
+    /// Creates and locks a new file, or takes an existing block device.
+    pub fn create(path: &Path) -> Result<FileDevice> {
+        let is_device = std::fs::metadata(path).is_ok_and(|m| m.file_type().is_block_device());
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        if !is_device {
+            options.create_new(true).mode(0o600);
+        }
+        Self::open_with(path, IoMode::Auto, &mut options)
+    }
+
+    fn open_with(path: &Path, mode: IoMode, options: &mut OpenOptions) -> Result<FileDevice> {
+        let fail = |e: io::Error| match e.kind() {
+            io::ErrorKind::NotFound => Error::new(ErrorKind::NotFound, format!("no pool at {}", path.display())),
+            io::ErrorKind::AlreadyExists => Error::new(
+                ErrorKind::Exists,
+                format!("{} exists already; choose another path or remove it", path.display()),
+            ),
+            _ => Error::io(format!("cannot open {}", path.display()), e),
+        };
+        // Some file systems (tmpfs before 6.6, FUSE) refuse O_DIRECT: buffered I/O with fdatasync is as safe, only slower.
+        let direct = options.clone().custom_flags(libc::O_DIRECT | libc::O_CLOEXEC).open(path);
+        let file = match direct {
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+                options.clone().create_new(false).custom_flags(libc::O_CLOEXEC).open(path).map_err(fail)?
+            }
+            other => other.map_err(fail)?,
+        };
+        if file.metadata().map_err(fail)?.is_dir() {
+            return Err(Error::new(ErrorKind::NotAPool, format!("{} is a directory", path.display())));
+        }
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
+            rustix::io::Errno::WOULDBLOCK => Error::new(
+                ErrorKind::Locked,
+                format!(
+                    "pool {} is in use by another process; talk to the server that holds it, or stop it",
+                    path.display()
+                ),
+            ),
+            e => Error::io(format!("cannot lock {}", path.display()), e.into()),
+        })?;
+        let alignment = direct_alignment(&file);
+        Ok(FileDevice { file, path: path.to_owned(), alignment, mode })
+    }
+
+    /// Reserves space for the first `len` bytes; `full` also writes them, so that later writes change no file metadata.
+    pub fn preallocate(&self, len: u64, full: bool) -> io::Result<()> {
+        if self.file.metadata()?.file_type().is_block_device() {
+            return Ok(());
+        }
+        rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), 0, len)?;
+        if full {
+            let zeroes = crate::buf::IoBuf::zeroed(1 << 20);
+            let mut at = 0;
+            while at < len {
+                let part = zeroes.len().min((len - at) as usize);
+                self.file.write_all_at(&zeroes[..part], at)?;
+                at += part as u64;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What direct I/O on this file must be aligned to, as the kernel says; 4096 when it does not say.
+fn direct_alignment(file: &File) -> u32 {
+    let mask = rustix::fs::StatxFlags::from_bits_retain(libc::STATX_DIOALIGN);
+    match rustix::fs::statx(file, "", rustix::fs::AtFlags::EMPTY_PATH, mask) {
+        Ok(stat) if stat.stx_dio_offset_align == 512 && stat.stx_dio_mem_align <= 512 => 512,
+        _ => 4096,
+    }
+}
+
+impl Device for FileDevice {
+    fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        let metadata = self.file.metadata()?;
+        if metadata.file_type().is_block_device() {
+            return Ok(rustix::fs::seek(&self.file, rustix::fs::SeekFrom::End(0))?);
+        }
+        Ok(metadata.len())
+    }
+
+    fn extend(&self, len: u64) -> io::Result<()> {
+        if self.file.metadata()?.file_type().is_block_device() {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "a block device grows by itself"));
+        }
+        self.file.set_len(len)
+    }
+
+    fn alignment(&self) -> u32 {
+        self.alignment
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(buf, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn ring(self: Arc<Self>) -> io::Result<Box<dyn Ring>> {
+        let fd = self.file.as_raw_fd();
+        match self.mode {
+            IoMode::Threads => {}
+            IoMode::Uring => return Ok(Box::new(UringRing::new(self.clone(), fd)?)),
+            IoMode::Auto => match UringRing::new(self.clone(), fd) {
+                Ok(ring) => return Ok(Box::new(ring)),
+                // Containers and kernel.io_uring_disabled forbid it: threads do the same, at more cost per request.
+                Err(e)
+                    if matches!(e.raw_os_error(), Some(libc::EPERM | libc::ENOSYS | libc::EACCES | libc::ENOMEM)) => {}
+                Err(e) => return Err(e),
+            },
+        }
+        Ok(Box::new(ThreadRing::new(self, FALLBACK_THREADS)?))
+    }
+}

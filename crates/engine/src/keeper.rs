@@ -1,0 +1,291 @@
+//! The background worker: commits what nobody flushed, checkpoints, and reclaims what deleted versions held.
+//!
+//! [`Keeper::step`] does one bounded piece of work. A thread calls it in production, the simulator wherever it likes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::checkpoint::Checkpoint;
+use crate::core::PlantedBug;
+use crate::disk::entry::{MAX_LEVELS, span};
+use crate::disk::object::{Object, State};
+use crate::disk::record::Record;
+use crate::disk::superblock::Superblock;
+use crate::error::{ErrorKind, Result};
+use crate::shared::Shared;
+use crate::trim::Trim;
+use crate::units::{Epoch, VersionId};
+
+/// Leaves that one merge step visits.
+const MERGE_LEAVES: u32 = 64;
+/// Records that no flush asked for become durable after this long.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a step did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Did {
+    /// Nothing is left to do.
+    Nothing,
+    /// A piece of a commit or checkpoint.
+    Housekeeping,
+    /// A piece of reclaiming: may be slowed down.
+    Reclaim,
+}
+
+/// The background worker's own state.
+pub(crate) struct Keeper {
+    shared: Arc<Shared>,
+    superblock: Superblock,
+    checkpoint: Option<Checkpoint>,
+    /// Ghosts to look at.
+    candidates: Vec<VersionId>,
+    /// Ghosts with several children, by epoch.
+    trims: BTreeMap<(Epoch, VersionId), ()>,
+    trim: Option<Trim>,
+    loaded: bool,
+    last_commit: Instant,
+    /// Ghosts that could not be read; left alone until the pool is opened again.
+    damaged: Vec<VersionId>,
+}
+
+impl Keeper {
+    pub(crate) fn new(shared: Arc<Shared>, superblock: Superblock) -> Keeper {
+        Keeper {
+            shared,
+            superblock,
+            checkpoint: None,
+            candidates: Vec::new(),
+            trims: BTreeMap::new(),
+            trim: None,
+            loaded: false,
+            last_commit: Instant::now(),
+            damaged: Vec::new(),
+        }
+    }
+
+    /// One bounded piece of work. An error has poisoned the pool.
+    pub(crate) fn step(&mut self) -> Result<Did> {
+        let result = self.try_step();
+        if let Err(e) = &result {
+            self.shared.poison(&e.to_string());
+        }
+        result
+    }
+
+    fn try_step(&mut self) -> Result<Did> {
+        let (wants_commit, wants_checkpoint, space_wanted) = {
+            let core = self.shared.lock();
+            core.refuse_if_poisoned()?;
+            let overdue = core.journal.buffered_bytes() > 0 && self.last_commit.elapsed() >= COMMIT_INTERVAL;
+            let large = core.journal.buffered_bytes() > core.journal.group_limit();
+            let space = core.admission.space_wanted;
+            (overdue || large, core.wants_checkpoint() || core.cache_is_full_of_dirt(), space)
+        };
+        if let Some(checkpoint) = &mut self.checkpoint {
+            if let Some(superblock) = checkpoint.step(&self.shared)? {
+                self.superblock = superblock;
+                self.checkpoint = None;
+            }
+            return Ok(Did::Housekeeping);
+        }
+        if wants_commit {
+            self.commit()?;
+            return Ok(Did::Housekeeping);
+        }
+        if wants_checkpoint {
+            self.checkpoint = Some(Checkpoint::begin(&self.shared, &self.superblock)?);
+            return Ok(Did::Housekeeping);
+        }
+        if space_wanted {
+            return self.make_space();
+        }
+        self.reclaim()
+    }
+
+    /// Makes everything recorded so far durable.
+    pub(crate) fn commit(&mut self) -> Result<()> {
+        self.last_commit = Instant::now();
+        let last = self.shared.lock().journal.last_record();
+        self.shared.commit(last)
+    }
+
+    /// A whole checkpoint, finishing a running one first.
+    pub(crate) fn checkpoint_now(&mut self) -> Result<()> {
+        self.finish_checkpoint()?;
+        self.checkpoint = Some(Checkpoint::begin(&self.shared, &self.superblock)?);
+        self.finish_checkpoint()
+    }
+
+    fn finish_checkpoint(&mut self) -> Result<()> {
+        while let Some(checkpoint) = &mut self.checkpoint {
+            if let Some(superblock) = checkpoint.step(&self.shared)? {
+                self.superblock = superblock;
+                self.checkpoint = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// Somebody waits for space: freed blocks become usable, and ghosts are looked through once more.
+    fn make_space(&mut self) -> Result<Did> {
+        self.commit()?;
+        self.checkpoint_now()?;
+        let mut did = self.reclaim()?;
+        if did == Did::Nothing {
+            let rounds = self.shared.lock().admission.space_rounds;
+            if rounds % 2 == 0 {
+                self.loaded = false;
+                did = self.reclaim()?;
+            }
+        }
+        let mut core = self.shared.lock();
+        core.admission.reclaiming = did == Did::Reclaim;
+        core.admission.space_rounds += 1;
+        core.admission.space_wanted = false;
+        core.admission.wake_all();
+        self.shared.moved.notify_all();
+        Ok(Did::Housekeeping)
+    }
+
+    // ---- reclaiming ----
+
+    /// One step of deleting. Damage found here stops the one ghost, not the pool.
+    fn reclaim(&mut self) -> Result<Did> {
+        match self.reclaim_step() {
+            Err(e) if e.kind() == ErrorKind::Corrupt => {
+                let stuck = self.trim.take().map(|t| t.ghost()).or(self.shared.lock().state.merging.some());
+                match stuck {
+                    Some(id) if !self.damaged.contains(&id) => {
+                        self.damaged.push(id);
+                        Ok(Did::Housekeeping)
+                    }
+                    _ => Ok(Did::Nothing),
+                }
+            }
+            Err(e) if e.kind() == ErrorKind::NoSpace => Ok(Did::Nothing),
+            other => other,
+        }
+    }
+
+    fn reclaim_step(&mut self) -> Result<Did> {
+        if self.delete_doomed()? {
+            return Ok(Did::Reclaim);
+        }
+        self.load_ghosts()?;
+        let (merging, events) = {
+            let mut core = self.shared.lock();
+            (core.state.merging.some(), core.take_ghost_events())
+        };
+        self.candidates.extend(events);
+        if let Some(id) = merging.filter(|id| !self.damaged.contains(id)) {
+            self.merge_step(id)?;
+            return Ok(Did::Reclaim);
+        }
+        while let Some(id) = self.candidates.pop() {
+            match self.shared.run(|core| core.object(id))? {
+                Some(Object::Version(v)) if matches!(v.state, State::Ghost { .. }) && !self.damaged.contains(&id) => {
+                    if v.children <= 1 {
+                        self.trims.remove(&(v.epoch, id));
+                        self.merge_step(id)?;
+                        return Ok(Did::Reclaim);
+                    }
+                    if v.state == (State::Ghost { trimmed: false }) {
+                        self.trims.insert((v.epoch, id), ());
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.trim_step()
+    }
+
+    /// A doomed volume loses its snapshots one by one, then its head, then its name plate.
+    fn delete_doomed(&mut self) -> Result<bool> {
+        self.shared.run(|core| {
+            let Some(id) = core.state.first_doomed.some() else { return Ok(false) };
+            if let Some(Object::Volume(volume)) = core.object(id)? {
+                let record = match volume.first_snapshot.some() {
+                    Some(version) => Record::DeleteSnapshot { version },
+                    None => Record::ForgetVolume { volume: id },
+                };
+                core.execute_record(&record)?;
+            }
+            Ok(true)
+        })
+    }
+
+    /// After opening, and when space is wanted: all ghosts are candidates again.
+    fn load_ghosts(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.loaded, true) {
+            return Ok(());
+        }
+        let mut next = self.shared.lock().state.first_ghost;
+        while let Some(id) = next.some() {
+            let Some(Object::Version(v)) = self.shared.run(|core| core.object(id))? else { break };
+            next = v.next;
+            self.candidates.push(id);
+            if v.children > 1 {
+                self.trims.insert((v.epoch, id), ());
+            }
+        }
+        Ok(())
+    }
+
+    fn merge_step(&mut self, id: VersionId) -> Result<()> {
+        if let Some(trim) = self.trim.take() {
+            // A merge changes what a trim walks over.
+            self.trims.insert((trim.epoch(), trim.ghost()), ());
+        }
+        self.shared.run(|core| {
+            let ghost = core.version(id)?;
+            if ghost.cursor >= span(MAX_LEVELS) {
+                core.execute_record(&Record::Splice { ghost: id })?;
+                return Ok(());
+            }
+            let to = core.survey_merge(id, MERGE_LEAVES)?;
+            core.execute_record(&Record::Merge { ghost: id, to })?;
+            Ok(())
+        })
+    }
+
+    fn trim_step(&mut self) -> Result<Did> {
+        let top_down = self.shared.lock().planted == PlantedBug::TrimTopDown;
+        let trim = match &mut self.trim {
+            Some(trim) => trim,
+            None => {
+                // Larger epochs first: a ghost's children are trimmed before it.
+                let next = if top_down { self.trims.pop_first() } else { self.trims.pop_last() };
+                let Some(((_, id), ())) = next else { return Ok(Did::Nothing) };
+                if self.damaged.contains(&id) {
+                    return Ok(Did::Reclaim);
+                }
+                self.trim.insert(Trim::new(&self.shared, id)?)
+            }
+        };
+        if trim.step(&self.shared)? {
+            self.trim = None;
+        }
+        Ok(Did::Reclaim)
+    }
+
+    /// All ghosts are candidates again.
+    pub(crate) fn look_again(&mut self) {
+        self.loaded = false;
+    }
+
+    /// Nothing is waiting to be reclaimed.
+    pub(crate) fn is_idle(&self) -> bool {
+        let core = self.shared.lock();
+        self.loaded
+            && self.trim.is_none()
+            && self.candidates.is_empty()
+            && self.trims.is_empty()
+            && core.nothing_to_reclaim()
+    }
+
+    /// The last superblock written.
+    pub(crate) fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+}
