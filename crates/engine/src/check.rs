@@ -43,7 +43,7 @@ pub fn check_on(
     options: &OpenOptions,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<CheckReport> {
-    let opened = recovery::open(device, options.cache.0 as usize, options.planted)?;
+    let opened = recovery::open(device, options.cache.0 as usize, options.planted, recovery::Mode::Look)?;
     let shared = &opened.shared;
     let mut report = CheckReport::default();
     if let Some(copy) = opened.damaged_copy {

@@ -28,6 +28,13 @@ pub(crate) struct GroupHeader {
     pub(crate) crc: u32,
 }
 
+impl GroupHeader {
+    /// Bytes of the ring that the group occupies.
+    pub(crate) fn stored_len(&self, align: u64) -> u64 {
+        (HEADER as u64 + u64::from(self.payload)).next_multiple_of(align)
+    }
+}
+
 /// A sealed group on its way to the device.
 pub(crate) struct Sealed {
     /// Byte offset within the ring.
@@ -233,8 +240,7 @@ pub(crate) fn scan(
         if records.len() != header.records as usize {
             return Err(Broken::Record(header.number));
         }
-        let size = (HEADER as u64 + u64::from(header.payload)).next_multiple_of(align);
-        at = Position { at: place + size, group: header.number + 1, chain: header.crc };
+        at = Position { at: place + header.stored_len(align), group: header.number + 1, chain: header.crc };
         out.push((Replayable { header, records }, at));
     }
     // A later group proves that the one missing here was durable once.

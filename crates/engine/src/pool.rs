@@ -174,7 +174,7 @@ impl Pool {
 
     /// Opens a pool on any device.
     pub fn open_on(device: Arc<dyn Device>, path: &Path, options: &OpenOptions) -> Result<Pool> {
-        let opened = recovery::open(device, options.cache.0 as usize, options.planted)?;
+        let opened = recovery::open(device, options.cache.0 as usize, options.planted, recovery::Mode::Use)?;
         let keeper = Arc::new(Mutex::new(Keeper::new(Arc::clone(&opened.shared), opened.superblock)));
         let stop = Arc::new(AtomicBool::new(false));
         let thread = if options.background {

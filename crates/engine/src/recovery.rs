@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{self, Broken, Journal, Position, Replayable};
 use crate::shared::Shared;
 use crate::space::{Run, Space};
-use crate::units::{BLOCK, Bytes, Epoch, Lba};
+use crate::units::{BLOCK, Bytes, Epoch, Lba, PoolBlock};
 
 /// Writes an empty pool onto a device of `blocks` blocks.
 pub(crate) fn format(device: &dyn Device, blocks: u64, created: u64) -> Result<()> {
@@ -108,8 +108,17 @@ pub(crate) fn read_superblock(device: &dyn Device) -> Result<(Superblock, Option
     }
 }
 
+/// Whether opening may write.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// The pool will be used.
+    Use,
+    /// The pool is only looked at; not a byte changes.
+    Look,
+}
+
 /// Opens a pool: nothing is written before everything was found sound.
-pub(crate) fn open(device: Arc<dyn Device>, cache: usize, planted: PlantedBug) -> Result<Opened> {
+pub(crate) fn open(device: Arc<dyn Device>, cache: usize, planted: PlantedBug, mode: Mode) -> Result<Opened> {
     let name = device.name();
     let (superblock, damaged_copy) = read_superblock(&*device)?;
     let len = device.len().map_err(|e| Error::io(format!("cannot find the size of {name}"), e))?;
@@ -122,28 +131,63 @@ pub(crate) fn open(device: Arc<dyn Device>, cache: usize, planted: PlantedBug) -
         ));
     }
     let root = read_space_root(&*device, &superblock)?;
-    let groups = read_journal(&*device, &superblock, planted)?;
-    let start =
-        Position { at: superblock.journal_tail, group: superblock.journal_group, chain: superblock.journal_chain };
-    let head = groups.last().map_or(start, |(_, after)| *after);
+    let mut groups = read_journal(&*device, &superblock)?;
+    let mut shared = rebuild(&device, &superblock, root.clone(), &groups, cache, planted)?;
+    let mut dropped = None;
+    // The last group may not have been durable: then some of its data may be missing, and it never happened.
+    if let Some((last, after)) = groups.last() {
+        if planted != PlantedBug::IgnoreChecksum && !data_is_whole(&shared, last, superblock.sequence)? {
+            let start = after.at - last.header.stored_len(u64::from(superblock.journal_align));
+            dropped = Some(start % (superblock.journal_blocks * BLOCK));
+            groups.pop();
+            shared = rebuild(&device, &superblock, root, &groups, cache, planted)?;
+        }
+    }
+    if mode == Mode::Use && (!groups.is_empty() || dropped.is_some()) {
+        settle(&shared, dropped, superblock.journal_align)?;
+        let mut core = shared.lock();
+        let last = core.journal.last_record();
+        core.space.release_blocks(last);
+    }
+    Ok(Opened { shared: Arc::new(shared), superblock, replayed: groups.len() as u64, damaged_copy })
+}
+
+/// The state of the checkpoint with the groups replayed.
+fn rebuild(
+    device: &Arc<dyn Device>,
+    superblock: &Superblock,
+    root: Vec<SlotRef>,
+    groups: &[(Replayable, Position)],
+    cache: usize,
+    planted: PlantedBug,
+) -> Result<Shared> {
+    let head = groups.last().map_or(start_of(superblock), |(_, after)| *after);
     let last_record = groups.last().map_or(superblock.sequence, |(g, _)| {
         (g.header.first_record + u64::from(g.header.records) - 1).max(superblock.sequence)
     });
-    let ring = superblock.journal_blocks * BLOCK;
-    let journal = Journal::new(superblock.uuid, ring, u64::from(superblock.journal_align), head, start.at, last_record);
+    let (ring, align) = (superblock.journal_blocks * BLOCK, u64::from(superblock.journal_align));
+    let journal = Journal::new(superblock.uuid, ring, align, head, superblock.journal_tail, last_record);
     let space = Space::new(superblock.state.blocks, superblock.journal_blocks, superblock.used_blocks, root);
     let mut core =
         Core::new(superblock.state.clone(), superblock.table, superblock.names, PageCache::new(cache), space, journal);
     core.planted = planted;
-    let shared = Shared::new(core, device);
-    replay(&shared, &groups, superblock.sequence)?;
-    if !groups.is_empty() {
-        // What was read back may sit in a cache only; from here on it counts as durable.
-        shared.device.sync().map_err(|e| Error::io(format!("cannot sync pool {name}"), e))?;
-        let mut core = shared.lock();
-        core.space.release_blocks(last_record);
-    }
-    Ok(Opened { shared: Arc::new(shared), superblock, replayed: groups.len() as u64, damaged_copy })
+    let shared = Shared::new(core, Arc::clone(device));
+    replay(&shared, groups, superblock.sequence)?;
+    Ok(shared)
+}
+
+/// Where the first group to replay lies.
+fn start_of(superblock: &Superblock) -> Position {
+    Position { at: superblock.journal_tail, group: superblock.journal_group, chain: superblock.journal_chain }
+}
+
+/// What was read back may sit in a cache only: from here on it counts as durable. A group that never happened must not be
+/// taken for its successor of the same number later, so it goes first.
+fn settle(shared: &Shared, dropped: Option<u64>, align: u32) -> Result<()> {
+    let device = &shared.device;
+    let zeroes = IoBuf::zeroed(align as usize);
+    let erased = dropped.map_or(Ok(()), |offset| device.write_at(&zeroes, JOURNAL.offset() + offset));
+    erased.and_then(|()| device.sync()).map_err(|e| Error::io(format!("cannot settle the journal of pool {}", device.name()), e))
 }
 
 fn read_space_root(device: &dyn Device, superblock: &Superblock) -> Result<Vec<SlotRef>> {
@@ -163,40 +207,29 @@ fn read_space_root(device: &dyn Device, superblock: &Superblock) -> Result<Vec<S
     })
 }
 
-fn read_journal(
-    device: &dyn Device,
-    superblock: &Superblock,
-    planted: PlantedBug,
-) -> Result<Vec<(Replayable, Position)>> {
+fn read_journal(device: &dyn Device, superblock: &Superblock) -> Result<Vec<(Replayable, Position)>> {
     let name = device.name();
     let mut ring = IoBuf::zeroed((superblock.journal_blocks * BLOCK) as usize);
     device
         .read_at(&mut ring, JOURNAL.offset())
         .map_err(|e| Error::io(format!("cannot read the journal of pool {name}"), e))?;
-    let start =
-        Position { at: superblock.journal_tail, group: superblock.journal_group, chain: superblock.journal_chain };
-    let mut groups =
-        journal::scan(&superblock.uuid, &ring, u64::from(superblock.journal_align), start).map_err(|broken| {
-            let what = match broken {
-                Broken::Group(n) => format!("group {n} is damaged although later ones are whole"),
-                Broken::Record(n) => format!("group {n} holds a record that cannot be read"),
-            };
-            Error::new(
-                ErrorKind::Corrupt,
-                format!("the journal of pool {name} is corrupt: {what}; restore the pool from a copy"),
-            )
-        })?;
-    // The last group may not have been durable: then some of its data may be missing, and it never happened.
-    if let Some((last, _)) = groups.last() {
-        if planted != PlantedBug::IgnoreChecksum && !data_is_whole(device, last, superblock.sequence)? {
-            groups.pop();
-        }
-    }
-    Ok(groups)
+    let align = u64::from(superblock.journal_align);
+    journal::scan(&superblock.uuid, &ring, align, start_of(superblock)).map_err(|broken| {
+        let what = match broken {
+            Broken::Group(n) => format!("group {n} is damaged although later ones are whole"),
+            Broken::Record(n) => format!("group {n} holds a record that cannot be read"),
+        };
+        Error::new(
+            ErrorKind::Corrupt,
+            format!("the journal of pool {name} is corrupt: {what}; restore the pool from a copy"),
+        )
+    })
 }
 
-/// Whether all data that a group's records point to is there.
-fn data_is_whole(device: &dyn Device, group: &Replayable, checkpointed: u64) -> Result<bool> {
+/// Whether all data that the last group's records point to is there, once they were replayed. Blocks that a later record of
+/// the same group freed do not count: they are only ever reused when the group was durable.
+fn data_is_whole(shared: &Shared, group: &Replayable, checkpointed: u64) -> Result<bool> {
+    let device = &shared.device;
     for (number, record) in (group.header.first_record..).zip(&group.records) {
         let Record::Write { family, lba, at, crcs, .. } = record else { continue };
         if number <= checkpointed {
@@ -206,13 +239,12 @@ fn data_is_whole(device: &dyn Device, group: &Replayable, checkpointed: u64) -> 
         device
             .read_at(&mut data, at.offset())
             .map_err(|e| Error::io(format!("cannot read data at {} of pool {}", at.offset(), device.name()), e))?;
-        let blocks = data.chunks_exact(BLOCK as usize);
-        let whole = (lba.0..)
-            .zip(blocks)
-            .zip(crcs)
-            .all(|((lba, block), crc)| Identity::data(*family, Lba(lba)).checksum(block) == *crc);
-        if !whole {
-            return Ok(false);
+        let blocks = data.chunks_exact(BLOCK as usize).zip(crcs).zip(at.0..).zip(lba.0..);
+        for (((block, crc), place), lba) in blocks {
+            let whole = Identity::data(*family, Lba(lba)).checksum(block) == *crc;
+            if !whole && !shared.run(|core| core.space.is_unused(PoolBlock(place)))? {
+                return Ok(false);
+            }
         }
     }
     Ok(true)

@@ -62,6 +62,12 @@ impl Driver {
         Driver { pool, oracle: Oracle::default(), rng, stamp: 0, name: 0 }
     }
 
+    /// Names and stamps used before a crash must not be used again.
+    pub fn skip_names(&mut self, by: u64) {
+        self.name += by;
+        self.stamp += by * 1_000_000;
+    }
+
     fn fresh_name(&mut self, prefix: &str) -> String {
         self.name += 1;
         format!("{prefix}{}", self.name)

@@ -1,6 +1,7 @@
 //! What the engine's tests share: a disk that can lose power, an obviously right oracle, and a driver that runs both.
 #![expect(dead_code, reason = "each test file uses a part")]
 
+pub mod crash;
 pub mod driver;
 pub mod oracle;
 pub mod sim;

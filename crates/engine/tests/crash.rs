@@ -1,0 +1,15 @@
+//! The power fails at any write or sync of any operation, and again during recovery: what was durable is there, nothing is mixed.
+
+mod support;
+
+use keyframe_engine::PlantedBug;
+use support::{crash::life, env};
+
+#[test]
+fn a_power_failure_loses_nothing_durable() {
+    let first = env("KEYFRAME_SEED", 1);
+    for seed in first..first + env("KEYFRAME_SEEDS", 2000) {
+        println!("seed {seed}");
+        life(seed, PlantedBug::None);
+    }
+}
