@@ -187,7 +187,9 @@ fn settle(shared: &Shared, dropped: Option<u64>, align: u32) -> Result<()> {
     let device = &shared.device;
     let zeroes = IoBuf::zeroed(align as usize);
     let erased = dropped.map_or(Ok(()), |offset| device.write_at(&zeroes, JOURNAL.offset() + offset));
-    erased.and_then(|()| device.sync()).map_err(|e| Error::io(format!("cannot settle the journal of pool {}", device.name()), e))
+    erased
+        .and_then(|()| device.sync())
+        .map_err(|e| Error::io(format!("cannot settle the journal of pool {}", device.name()), e))
 }
 
 fn read_space_root(device: &dyn Device, superblock: &Superblock) -> Result<Vec<SlotRef>> {
