@@ -6,12 +6,15 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::threads::ThreadRing;
 use super::uring::UringRing;
 use super::{Device, Ring};
 use crate::error::{Error, ErrorKind, Result};
 
+/// How long to wait for the last I/O of a process that was killed.
+const DRAIN: Duration = Duration::from_secs(10);
 /// Threads of one fallback ring.
 const FALLBACK_THREADS: usize = 16;
 
@@ -33,6 +36,7 @@ pub struct FileDevice {
     path: PathBuf,
     alignment: u32,
     mode: IoMode,
+    _guard: File,
 }
 
 impl FileDevice {
@@ -72,18 +76,9 @@ impl FileDevice {
         if file.metadata().map_err(fail)?.is_dir() {
             return Err(Error::new(ErrorKind::NotAPool, format!("{} is a directory", path.display())));
         }
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
-            rustix::io::Errno::WOULDBLOCK => Error::new(
-                ErrorKind::Locked,
-                format!(
-                    "pool {} is in use by another process; talk to the server that holds it, or stop it",
-                    path.display()
-                ),
-            ),
-            e => Error::io(format!("cannot lock {}", path.display()), e.into()),
-        })?;
+        let guard = lock(&file, path)?;
         let alignment = direct_alignment(&file);
-        Ok(FileDevice { file, path: path.to_owned(), alignment, mode })
+        Ok(FileDevice { file, path: path.to_owned(), alignment, mode, _guard: guard })
     }
 
     /// Reserves space for the first `len` bytes; `full` also writes them, so that later writes change no file metadata.
@@ -102,6 +97,36 @@ impl FileDevice {
             }
         }
         Ok(())
+    }
+}
+
+/// Two locks, because a killed process may leave I/O behind: the one on the returned descriptor goes with the process, the one
+/// on `file` only when the kernel has let go of the last request. A live holder is refused at once, a dead one waited for.
+fn lock(file: &File, path: &Path) -> Result<File> {
+    let fail = |e: io::Error| Error::io(format!("cannot lock {}", path.display()), e);
+    let in_use = || {
+        let why = format!("pool {} is in use by another process; talk to the server that holds it, or stop it", path.display());
+        Error::new(ErrorKind::Locked, why)
+    };
+    let guard = OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open(path).map_err(fail)?;
+    // SAFETY: flock is a plain structure of integers, for which all zeroes is a value.
+    let mut range: libc::flock = unsafe { std::mem::zeroed() };
+    range.l_type = libc::F_WRLCK as libc::c_short;
+    range.l_whence = libc::SEEK_SET as libc::c_short;
+    range.l_len = 1;
+    // SAFETY: the descriptor is open, and the structure outlives the call.
+    if unsafe { libc::fcntl(guard.as_raw_fd(), libc::F_OFD_SETLK, &range) } != 0 {
+        let e = io::Error::last_os_error();
+        return Err(if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) { in_use() } else { fail(e) });
+    }
+    let end = Instant::now() + DRAIN;
+    loop {
+        match rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(guard),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < end => std::thread::sleep(Duration::from_millis(5)),
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(in_use()),
+            Err(e) => return Err(fail(e.into())),
+        }
     }
 }
 

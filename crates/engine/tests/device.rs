@@ -1,0 +1,244 @@
+//! Real files: both ways of doing I/O give the same answers, a slow volume holds up no other, and a second opener is refused.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use keyframe_engine::device::{Device, EventFd, FileDevice, Io, IoKind, Ring};
+use keyframe_engine::units::{BLOCK, Bytes};
+use keyframe_engine::{
+    Access, CreateOptions, Done, ErrorKind, ExtentKind, IoBuf, IoMode, Op, OpenOptions, Pool, Preallocation, Queue, Volume,
+};
+
+fn new_pool(dir: &Path, size: u64) -> PathBuf {
+    let path = dir.join("pool");
+    Pool::create(&path, &CreateOptions { size: Bytes(size), preallocation: Preallocation::Off }).unwrap();
+    path
+}
+
+fn run(queue: &mut Queue, volume: &Volume, op: Op) -> Done {
+    queue.submit(volume, 7, op);
+    let mut done = vec![];
+    while done.is_empty() {
+        queue.wait(&mut done);
+    }
+    done.remove(0)
+}
+
+/// Every kind of request, aligned and not, against a plain vector.
+fn requests(mode: IoMode) {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = new_pool(dir.path(), 64 << 20);
+    let pool = Pool::open(&path, &OpenOptions { io: mode, ..OpenOptions::default() }).unwrap();
+    let size = 8 << 20;
+    pool.create_volume("v", Bytes(size)).unwrap();
+    let volume = pool.open_volume("v", Access::ReadWrite).unwrap();
+    let mut queue = pool.queue().unwrap();
+    let mut mirror = vec![0u8; size as usize];
+    let mut x = 12345u64;
+    let mut next = |n: u64| {
+        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (x >> 33) % n
+    };
+    for round in 0..400u64 {
+        let offset = next(size / 512) * 512;
+        let longest = if round % 10 == 0 { 2048 } else { 40 };
+        let len = ((1 + next(longest)) * 512).min(size - offset);
+        let range = offset as usize..(offset + len) as usize;
+        let fua = round % 5 == 0;
+        let op = match next(6) {
+            0..=2 => {
+                let data: Vec<u8> = (0..len).map(|i| (i * 7 + round) as u8).collect();
+                mirror[range].copy_from_slice(&data);
+                Op::Write { offset, buf: IoBuf::copy_of(&data), fua }
+            }
+            3 => {
+                mirror[range].fill(0);
+                Op::WriteZeroes { offset, len, no_hole: round % 2 == 0, fua }
+            }
+            4 => {
+                // Only whole blocks are dropped.
+                let (from, to) = (offset.next_multiple_of(BLOCK), (offset + len) / BLOCK * BLOCK);
+                if from < to {
+                    mirror[from as usize..to as usize].fill(0);
+                }
+                Op::Discard { offset, len, fua }
+            }
+            _ => Op::Flush,
+        };
+        run(&mut queue, &volume, op).result.unwrap();
+        let at = next(size / 512) * 512;
+        let want = ((1 + next(100)) * 512).min(size - at);
+        let done = run(&mut queue, &volume, Op::Read { offset: at, buf: IoBuf::zeroed(want as usize) });
+        done.result.unwrap();
+        assert_eq!(&done.buf.unwrap()[..], &mirror[at as usize..(at + want) as usize], "round {round}");
+    }
+    for extent in volume.status(0, size).unwrap() {
+        let bytes = &mirror[extent.offset as usize..(extent.offset + extent.len) as usize];
+        assert!(extent.kind == ExtentKind::Data || bytes.iter().all(|b| *b == 0), "{extent:?} is not zero");
+    }
+    let mut all = vec![0; size as usize];
+    drop((volume, queue));
+    pool.close().unwrap();
+    let pool = Pool::open(&path, &OpenOptions::default()).unwrap();
+    pool.open_volume("v", Access::ReadOnly).unwrap().read_at(&mut all, 0).unwrap();
+    assert!(all == mirror);
+}
+
+#[test]
+fn requests_on_io_uring_and_on_threads_agree_with_a_plain_vector() {
+    requests(IoMode::Threads);
+    requests(IoMode::Auto);
+}
+
+#[test]
+fn requests_outside_the_rules_are_refused() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let pool = Pool::open(&new_pool(dir.path(), 64 << 20), &OpenOptions::default()).unwrap();
+    pool.create_volume("v", Bytes(1 << 20)).unwrap();
+    pool.snapshot(&[("v".into(), "s".into())]).unwrap();
+    let volume = pool.open_volume("v", Access::ReadWrite).unwrap();
+    let snapshot = pool.open_volume("v@s", Access::ReadOnly).unwrap();
+    let mut queue = pool.queue().unwrap();
+    let mut check = |volume: &Volume, op: Op, kind: ErrorKind| {
+        assert_eq!(run(&mut queue, volume, op).result.unwrap_err().kind(), kind);
+    };
+    let buf = || IoBuf::zeroed(4096);
+    check(&volume, Op::Read { offset: 1 << 20, buf: buf() }, ErrorKind::OutOfBounds);
+    check(&volume, Op::Read { offset: u64::MAX - 511, buf: buf() }, ErrorKind::OutOfBounds);
+    check(&volume, Op::Read { offset: 100, buf: buf() }, ErrorKind::Invalid);
+    check(&volume, Op::Write { offset: 0, buf: IoBuf::zeroed(100), fua: false }, ErrorKind::Invalid);
+    check(&volume, Op::Discard { offset: 0, len: 0, fua: false }, ErrorKind::Invalid);
+    check(&snapshot, Op::Write { offset: 0, buf: buf(), fua: false }, ErrorKind::ReadOnly);
+    check(&snapshot, Op::Discard { offset: 0, len: 4096, fua: false }, ErrorKind::ReadOnly);
+    let refused = |r: keyframe_engine::Result<()>, kind| assert_eq!(r.unwrap_err().kind(), kind);
+    refused(pool.delete_snapshot("v@s"), ErrorKind::InUse);
+    refused(pool.revert("v", "s", None), ErrorKind::InUse);
+    refused(pool.delete_volume("v", true), ErrorKind::InUse);
+    refused(pool.delete_volume("nobody", true), ErrorKind::NotFound);
+    assert_eq!(pool.open_volume("v@s", Access::ReadWrite).err().unwrap().kind(), ErrorKind::ReadOnly);
+}
+
+#[test]
+fn a_second_opener_is_refused_until_the_first_is_gone() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = new_pool(dir.path(), 64 << 20);
+    let pool = Pool::open(&path, &OpenOptions::default()).unwrap();
+    assert_eq!(Pool::open(&path, &OpenOptions::default()).err().unwrap().kind(), ErrorKind::Locked);
+    pool.close().unwrap();
+    Pool::open(&path, &OpenOptions::default()).unwrap();
+}
+
+/// A file whose ring keeps back every request, while the gate is shut, that its owner submitted.
+struct Gated {
+    file: Arc<FileDevice>,
+    next_ring_is_gated: AtomicBool,
+    shut: Arc<AtomicBool>,
+}
+
+struct GatedRing {
+    inner: Box<dyn Ring>,
+    shut: Arc<AtomicBool>,
+    waiting: VecDeque<Io>,
+}
+
+impl Device for Gated {
+    fn name(&self) -> String {
+        self.file.name()
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+    fn extend(&self, len: u64) -> io::Result<()> {
+        self.file.extend(len)
+    }
+    fn alignment(&self) -> u32 {
+        self.file.alignment()
+    }
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_at(buf, offset)
+    }
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_at(buf, offset)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+    fn ring(self: Arc<Self>) -> io::Result<Box<dyn Ring>> {
+        let inner = Arc::clone(&self.file).ring()?;
+        if self.next_ring_is_gated.swap(false, Ordering::SeqCst) {
+            let shut = Arc::clone(&self.shut);
+            return Ok(Box::new(GatedRing { inner, shut, waiting: VecDeque::new() }));
+        }
+        Ok(inner)
+    }
+}
+
+impl Ring for GatedRing {
+    unsafe fn push(&mut self, io: Io) {
+        self.waiting.push_back(io);
+    }
+    fn reap(&mut self, done: &mut Vec<(u64, io::Result<()>)>) -> io::Result<()> {
+        while !self.shut.load(Ordering::SeqCst) {
+            let Some(io) = self.waiting.pop_front() else { break };
+            assert_ne!(io.kind, IoKind::Sync);
+            // SAFETY: whoever pushed it to us keeps its memory.
+            unsafe { self.inner.push(io) }
+        }
+        self.inner.reap(done)
+    }
+    fn in_flight(&self) -> usize {
+        self.inner.in_flight() + self.waiting.len()
+    }
+    fn event_fd(&self) -> BorrowedFd<'_> {
+        self.inner.event_fd()
+    }
+    fn waker(&self) -> Arc<EventFd> {
+        self.inner.waker()
+    }
+    fn wait(&mut self) -> io::Result<()> {
+        if self.waiting.is_empty() { self.inner.wait() } else { Ok(()) }
+    }
+}
+
+#[test]
+fn a_volume_whose_device_requests_hang_holds_up_no_other() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = new_pool(dir.path(), 64 << 20);
+    let file = Arc::new(FileDevice::open(&path, IoMode::Auto).unwrap());
+    let shut = Arc::new(AtomicBool::new(true));
+    let device = Arc::new(Gated { file, next_ring_is_gated: AtomicBool::new(true), shut: Arc::clone(&shut) });
+    let pool = Pool::open_on(device, &path, &OpenOptions::default()).unwrap();
+    for name in ["slow", "quick"] {
+        pool.create_volume(name, Bytes(8 << 20)).unwrap();
+    }
+    let slow = pool.open_volume("slow", Access::ReadWrite).unwrap();
+    let mut gated = pool.queue().unwrap();
+    gated.submit(&slow, 1, Op::Write { offset: 0, buf: IoBuf::copy_of(&[1; 4096]), fua: false });
+    let mut done = vec![];
+    gated.poll(&mut done);
+    assert!(done.is_empty(), "the slow write is under way");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let quick = pool.open_volume("quick", Access::ReadWrite).unwrap();
+            for n in 0..200u64 {
+                quick.write_at(&[n as u8; 4096], n * 4096).unwrap();
+            }
+            quick.flush().unwrap();
+            pool.snapshot(&[("slow".into(), "s".into()), ("quick".into(), "s".into())]).unwrap();
+        });
+    });
+    shut.store(false, Ordering::SeqCst);
+    while done.is_empty() {
+        gated.wait(&mut done);
+    }
+    done.remove(0).result.unwrap();
+    let mut back = [9; 4096];
+    slow.read_at(&mut back, 0).unwrap();
+    assert_eq!(back, [1; 4096]);
+    pool.open_volume("slow@s", Access::ReadOnly).unwrap().read_at(&mut back, 0).unwrap();
+    assert_eq!(back, [0; 4096], "the write was answered after the snapshot");
+}
