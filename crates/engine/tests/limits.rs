@@ -289,3 +289,32 @@ fn one_flush_is_one_sync() {
         assert_eq!(disk.syncs() - before, 1, "a flush with nothing to flush costs nothing");
     }
 }
+
+/// Superblocks whose checksum is right and whose fields are not: refused or opened, never a panic or a huge allocation.
+#[test]
+fn a_superblock_of_garbage_with_a_good_checksum_is_survived() {
+    let original = sample(true);
+    let mut rng = Rng::new(11);
+    for _ in 0..3000 {
+        let disk = original.copy();
+        let mut block = disk.bytes(4 * BLOCK, 4096);
+        for _ in 0..1 + rng.below(3) {
+            let at = 28 + rng.below(172) as usize;
+            block[at] = if rng.one_in(2) { rng.next() as u8 } else { 0xff };
+        }
+        let crc = crc32c::crc32c(&block[..4092]);
+        block[4092..].copy_from_slice(&crc.to_le_bytes());
+        for copy in [4, 5] {
+            disk.write_at(&block, copy * BLOCK).unwrap();
+        }
+        if let Ok(pool) = open(&disk, PlantedBug::None) {
+            // Whatever it is now, asking is allowed to fail.
+            for volume in pool.volumes(None, 10).unwrap_or_default() {
+                if let Ok(volume) = pool.open_volume(&volume.name, Access::ReadOnly) {
+                    let _any = volume.read_at(&mut [0; 4096], 0);
+                }
+            }
+        }
+        let _any = check_on(disk.copy() as _, &options(PlantedBug::None), &mut |_, _| {});
+    }
+}

@@ -4,7 +4,7 @@
 //! family's tree. Lists are linked through the objects themselves, so that adding and removing touches a fixed number.
 
 use super::codec::{Malformed, Reader, Writer};
-use super::entry::{Entry, Page};
+use super::entry::{Entry, MAX_LEVELS, Page, span};
 use crate::units::{Epoch, SECTOR, VersionId};
 
 /// Longest name of a volume or snapshot, in bytes.
@@ -148,8 +148,8 @@ impl Object {
                     raw.copy_from_slice(r.take(16)?);
                     Entry::decode(&raw).ok_or(Malformed)?
                 },
-                root_level: r.u8()?,
-                blocks: r.u64()?,
+                root_level: r.u8().and_then(|l| if (1..=MAX_LEVELS).contains(&l) { Ok(l) } else { Err(Malformed) })?,
+                blocks: r.u64().and_then(|b| if b <= span(MAX_LEVELS) { Ok(b) } else { Err(Malformed) })?,
                 mapped: r.u64()?,
                 owned: r.u64()?,
                 cursor: r.u64()?,

@@ -4,7 +4,8 @@
 //! the one that crashed. A record is one atom: it is never split over two journal groups.
 
 use super::codec::{Malformed, Reader, Writer};
-use super::entry::Kind;
+use super::entry::{Kind, MAX_LEVELS, span};
+use super::layout::MAX_POOL_BLOCKS;
 use crate::units::{Lba, PoolBlock, VersionId};
 
 /// One snapshot of a group taken at one instant.
@@ -172,9 +173,11 @@ impl Record {
 
     pub(crate) fn decode(r: &mut Reader<'_>) -> Result<Record, Malformed> {
         let id = |r: &mut Reader<'_>| r.u32().map(VersionId);
+        let lba = |r: &mut Reader<'_>| r.u64().and_then(|l| if l <= span(MAX_LEVELS) { Ok(Lba(l)) } else { Err(Malformed) });
+        let place = |r: &mut Reader<'_>| r.u64().and_then(|b| if b < MAX_POOL_BLOCKS { Ok(PoolBlock(b)) } else { Err(Malformed) });
         Ok(match r.u8()? {
             1 => {
-                let (head, family, lba, at) = (id(r)?, r.u32()?, Lba(r.u64()?), PoolBlock(r.u64()?));
+                let (head, family, lba, at) = (id(r)?, r.u32()?, lba(r)?, place(r)?);
                 let count = r.u32()? as usize;
                 let raw = r.take(count.checked_mul(4).ok_or(Malformed)?)?;
                 let crcs = raw.chunks_exact(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect();
@@ -182,8 +185,8 @@ impl Record {
             }
             2 => Record::Punch {
                 head: id(r)?,
-                from: Lba(r.u64()?),
-                to: Lba(r.u64()?),
+                from: lba(r)?,
+                to: lba(r)?,
                 kind: if r.u8()? == 1 { Kind::Zero } else { Kind::Discard },
             },
             3 => Record::CreateVolume {
@@ -212,9 +215,9 @@ impl Record {
             8 => Record::DeleteSnapshot { version: id(r)? },
             9 => Record::DeleteVolume { volume: id(r)? },
             10 => Record::ForgetVolume { volume: id(r)? },
-            11 => Record::Merge { ghost: id(r)?, to: Lba(r.u64()?) },
+            11 => Record::Merge { ghost: id(r)?, to: lba(r)? },
             12 => Record::Splice { ghost: id(r)? },
-            13 => Record::Trim { ghost: id(r)?, base: Lba(r.u64()?), mask: r.u32()? },
+            13 => Record::Trim { ghost: id(r)?, base: lba(r)?, mask: r.u32()? },
             14 => Record::Trimmed { ghost: id(r)? },
             15 => Record::Grow { blocks: r.u64()? },
             _ => return Err(Malformed),

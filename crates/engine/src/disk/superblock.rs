@@ -2,7 +2,8 @@
 
 use super::codec::{Malformed, Reader, Writer};
 use super::entry::Entry;
-use crate::units::{BLOCK, Epoch, VersionId};
+use super::layout;
+use crate::units::{BLOCK, Epoch, SECTORS_PER_BLOCK, VersionId};
 
 /// First bytes of a pool's superblock.
 pub(crate) const MAGIC: [u8; 8] = *b"KEYFRAME";
@@ -99,7 +100,22 @@ impl Superblock {
         if format != FORMAT {
             return Err(Unusable::Newer(format));
         }
-        Self::fields(&body[12..]).map_err(|Malformed| Unusable::Damaged)
+        let superblock = Self::fields(&body[12..]).map_err(|Malformed| Unusable::Damaged)?;
+        if superblock.is_sane() { Ok(superblock) } else { Err(Unusable::Damaged) }
+    }
+
+    /// Numbers that later code multiplies, shifts or allocates by are within their limits.
+    fn is_sane(&self) -> bool {
+        (layout::MIN_POOL_BLOCKS..=layout::MAX_POOL_BLOCKS).contains(&self.state.blocks)
+            && (layout::MIN_JOURNAL_BLOCKS..=layout::MAX_JOURNAL_BLOCKS).contains(&self.journal_blocks)
+            && matches!(self.journal_align, 512 | 4096)
+            && self.journal_tail < u64::MAX / 2
+            && self.journal_group < u64::MAX / 2
+            && self.sequence < u64::MAX / 2
+            && self.generation < u64::MAX / 2
+            && self.space.slot <= 1
+            && self.used_blocks <= self.state.blocks
+            && [self.table, self.names].iter().all(|e| e.at.0 < self.state.blocks * SECTORS_PER_BLOCK)
     }
 
     fn fields(body: &[u8]) -> Result<Superblock, Malformed> {

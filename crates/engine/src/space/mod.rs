@@ -19,6 +19,7 @@ use crate::cache::{AddressMap, Generation};
 use crate::core::stop::{Miss, Stop};
 use crate::disk::layout::{self, GROUP_BLOCKS, GroupNo, TableNo};
 use crate::disk::superblock::SlotRef;
+use crate::error::{Error, ErrorKind};
 use crate::units::{PoolBlock, SECTORS_PER_BLOCK, Sector};
 use release::{Freed, Releases};
 use table::{GroupRef, Table};
@@ -187,7 +188,12 @@ impl Space {
 
     /// Makes sure that the bitmap pages of these blocks are in memory, so that marking them cannot miss.
     pub(crate) fn require(&mut self, run: Run) -> Result<(), Stop> {
-        let last = PoolBlock(run.start.0 + run.len - 1);
+        let end = run.start.0 + run.len;
+        if run.len == 0 || end > self.blocks {
+            let why = format!("a record or map entry refers to pool block {}, the pool has {}", end.saturating_sub(1), self.blocks);
+            return Err(Stop::Fail(Error::new(ErrorKind::Corrupt, why)));
+        }
+        let last = PoolBlock(end - 1);
         for g in GroupNo::of(run.start).0..=GroupNo::of(last).0 {
             self.group(GroupNo(g))?;
         }
