@@ -211,10 +211,10 @@ impl<'a> Walk<'a> {
     }
 
     fn mark_block(&mut self, block: PoolBlock) -> bool {
-        let new = (0..SECTORS_PER_BLOCK).map(|i| self.mark(Sector(block.0 * SECTORS_PER_BLOCK + i))).all(|new| new);
+        let new = (0..SECTORS_PER_BLOCK).all(|i| self.mark(Sector(block.0 * SECTORS_PER_BLOCK + i)));
         if new {
             self.done += 1;
-            if self.done % 1024 == 0 {
+            if self.done.is_multiple_of(1024) {
                 (self.progress)(self.done.min(self.total), self.total);
             }
         }

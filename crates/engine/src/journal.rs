@@ -40,8 +40,6 @@ pub(crate) struct Sealed {
     /// Byte offset within the ring.
     pub(crate) offset: u64,
     pub(crate) bytes: IoBuf,
-    /// Last record in the group.
-    pub(crate) last_record: u64,
 }
 
 /// Where the next group goes; part of a checkpoint.
@@ -116,9 +114,6 @@ impl Journal {
     pub(crate) fn durable(&self) -> u64 {
         self.durable
     }
-    pub(crate) fn is_committing(&self) -> bool {
-        self.in_flight.is_some()
-    }
     /// Bytes of records that no group holds yet.
     pub(crate) fn buffered_bytes(&self) -> u64 {
         self.buffer.len() as u64
@@ -145,7 +140,7 @@ impl Journal {
         self.buffered = 0;
         self.in_flight = Some(last_record);
         self.head = Position { at: at + len, group: self.head.group + 1, chain: crc };
-        Some(Sealed { offset: at % self.ring, bytes, last_record })
+        Some(Sealed { offset: at % self.ring, bytes })
     }
 
     /// The sealed group is durable.

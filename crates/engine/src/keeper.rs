@@ -134,7 +134,7 @@ impl Keeper {
         let mut did = self.reclaim()?;
         if did == Did::Nothing {
             let rounds = self.shared.lock().admission.space_rounds;
-            if rounds % 2 == 0 {
+            if rounds.is_multiple_of(2) {
                 self.loaded = false;
                 did = self.reclaim()?;
             }

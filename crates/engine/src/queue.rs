@@ -289,8 +289,9 @@ impl Queue {
         self.commit = None;
         let name = self.shared.device.name();
         let result = result.map_err(|e| Error::io(format!("cannot write the journal of pool {name}"), e));
-        // The failure reaches every waiter through the poisoned core.
-        if self.shared.end_commit(result).is_err() {}
+        if let Err(e) = self.shared.end_commit(result) {
+            debug_assert!(self.shared.lock().poisoned.is_some(), "a failed commit stops the pool: {e}");
+        }
         self.check_durable();
     }
 
@@ -403,10 +404,10 @@ impl Request {
 
     /// The memory that holds whole blocks.
     fn blocks(&mut self) -> &mut IoBuf {
-        if self.bounce.is_none() {
-            if let Some(buf) = &mut self.buf {
-                return buf;
-            }
+        if self.bounce.is_none()
+            && let Some(buf) = &mut self.buf
+        {
+            return buf;
         }
         self.bounce.get_or_insert_with(|| IoBuf::zeroed(BLOCK as usize))
     }

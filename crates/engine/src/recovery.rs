@@ -135,13 +135,14 @@ pub(crate) fn open(device: Arc<dyn Device>, cache: usize, planted: PlantedBug, m
     let mut shared = rebuild(&device, &superblock, root.clone(), &groups, cache, planted)?;
     let mut dropped = None;
     // The last group may not have been durable: then some of its data may be missing, and it never happened.
-    if let Some((last, after)) = groups.last() {
-        if planted != PlantedBug::IgnoreChecksum && !data_is_whole(&shared, last, superblock.sequence)? {
-            let start = after.at - last.header.stored_len(u64::from(superblock.journal_align));
-            dropped = Some(start % (superblock.journal_blocks * BLOCK));
-            groups.pop();
-            shared = rebuild(&device, &superblock, root, &groups, cache, planted)?;
-        }
+    if let Some((last, after)) = groups.last()
+        && planted != PlantedBug::IgnoreChecksum
+        && !data_is_whole(&shared, last, superblock.sequence)?
+    {
+        let start = after.at - last.header.stored_len(u64::from(superblock.journal_align));
+        dropped = Some(start % (superblock.journal_blocks * BLOCK));
+        groups.pop();
+        shared = rebuild(&device, &superblock, root, &groups, cache, planted)?;
     }
     if mode == Mode::Use && (!groups.is_empty() || dropped.is_some()) {
         settle(&shared, dropped, superblock.journal_align)?;

@@ -1,4 +1,5 @@
 //! Real files: both ways of doing I/O give the same answers, a slow volume holds up no other, and a second opener is refused.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,7 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use keyframe_engine::device::{Device, EventFd, FileDevice, Io, IoKind, Ring};
 use keyframe_engine::units::{BLOCK, Bytes};
 use keyframe_engine::{
-    Access, CreateOptions, Done, ErrorKind, ExtentKind, IoBuf, IoMode, Op, OpenOptions, Pool, Preallocation, Queue, Volume,
+    Access, CreateOptions, Done, ErrorKind, ExtentKind, IoBuf, IoMode, Op, OpenOptions, Pool, Preallocation, Queue,
+    Volume,
 };
 
 fn new_pool(dir: &Path, size: u64) -> PathBuf {
@@ -241,4 +243,60 @@ fn a_volume_whose_device_requests_hang_holds_up_no_other() {
     assert_eq!(back, [1; 4096]);
     pool.open_volume("slow@s", Access::ReadOnly).unwrap().read_at(&mut back, 0).unwrap();
     assert_eq!(back, [0; 4096], "the write was answered after the snapshot");
+}
+
+/// Forbids io_uring_setup to the calling thread, as containers do.
+fn forbid_io_uring() {
+    let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    let errno = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    let mut program = [
+        // The number of the system call lies first in the data.
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),
+        libc::sock_filter {
+            code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
+            jt: 0,
+            jf: 1,
+            k: libc::SYS_io_uring_setup as u32,
+        },
+        statement(libc::BPF_RET | libc::BPF_K, errno),
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: both calls only restrict the calling thread; the program outlives the second.
+    let done = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) == 0
+    };
+    assert!(done, "{}", io::Error::last_os_error());
+}
+
+#[test]
+fn where_io_uring_is_forbidden_threads_take_over() {
+    let io_threads = || {
+        std::fs::read_dir("/proc/self/task")
+            .unwrap()
+            .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
+            .filter(|name| name.trim() == "keyframe-io")
+            .count()
+    };
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = new_pool(dir.path(), 64 << 20);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            forbid_io_uring();
+            let refused = OpenOptions { io: IoMode::Uring, ..OpenOptions::default() };
+            let pool = Pool::open(&path, &refused).unwrap();
+            assert!(pool.queue().is_err(), "io_uring is not forbidden");
+            pool.close().unwrap();
+            let pool = Pool::open(&path, &OpenOptions::default()).unwrap();
+            pool.create_volume("v", Bytes(8 << 20)).unwrap();
+            let volume = pool.open_volume("v", Access::ReadWrite).unwrap();
+            volume.write_at(&[5; 8192], 4096).unwrap();
+            volume.flush().unwrap();
+            assert!(io_threads() > 0, "no I/O threads");
+            let mut back = [0; 8192];
+            volume.read_at(&mut back, 4096).unwrap();
+            assert_eq!(back, [5; 8192]);
+        });
+    });
 }

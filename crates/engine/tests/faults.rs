@@ -1,5 +1,6 @@
 //! Every write and sync of every operation fails once, without a power failure: afterwards the pool refuses changes, and opened
 //! again it has the old state or the new one.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 

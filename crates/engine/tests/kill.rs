@@ -1,4 +1,5 @@
 //! A process that writes to a real file is killed at any moment; the newest stamp found implies all earlier ones.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -6,9 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use keyframe_engine::units::{BLOCK, Bytes};
-use keyframe_engine::{
-    Access, CreateOptions, IoMode, OpenOptions, Pool, Preallocation, check,
-};
+use keyframe_engine::{Access, CreateOptions, IoMode, OpenOptions, Pool, Preallocation, check};
 
 const CHILD: &str = "KEYFRAME_KILL_CHILD";
 const BLOCKS: u64 = 512;
@@ -50,11 +49,11 @@ fn child(path: &Path, mode: IoMode) {
     loop {
         n += 1;
         volume.write_at(&stamped(n), n % BLOCKS * BLOCK).unwrap();
-        if n % 7 == 0 {
+        if n.is_multiple_of(7) {
             volume.flush().unwrap();
             writeln!(out, "flushed {n}").unwrap();
         }
-        if n % 50 == 0 {
+        if n.is_multiple_of(50) {
             pool.snapshot(&[("v".into(), format!("s{n}"))]).unwrap();
             writeln!(out, "flushed {n}").unwrap();
             let old = pool.snapshots("v", None, usize::MAX).unwrap();
@@ -62,7 +61,7 @@ fn child(path: &Path, mode: IoMode) {
                 pool.delete_snapshot(&old[n as usize % old.len()].name).unwrap();
             }
         }
-        if n % 400 == 0 {
+        if n.is_multiple_of(400) {
             pool.checkpoint().unwrap();
         }
     }

@@ -1,6 +1,7 @@
 //! Many snapshots and many clones: the cost of an operation, counted in device operations and bytes, must not grow with them.
 //!
 //! `KEYFRAME_SCALE=100000` runs the size the engine is meant for.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 
@@ -71,7 +72,12 @@ fn a_snapshot_costs_the_same_however_many_there_are() {
     let mut gone = 0;
     for n in 0..count {
         if n % 5 != 0 {
-            pool.delete_snapshot(&format!("v@s{}", n.wrapping_mul(7919) % count)).ok().map(|()| gone += 1);
+            // The order visits some twice: a second deletion is refused.
+            gone += u64::from(pool.delete_snapshot(&format!("v@s{}", n.wrapping_mul(7919) % count)).is_ok());
+            if n.is_multiple_of(8) {
+                // Nobody else does the background work here; leave most of the ghosts for later.
+                pool.step().unwrap();
+            }
         }
     }
     pool.reclaim().unwrap();

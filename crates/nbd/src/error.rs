@@ -65,8 +65,6 @@ impl From<ErrorKind> for Refusal {
             | ErrorKind::HasDependants
             | ErrorKind::NotAPool
             | ErrorKind::NewerFormat => Refusal::new(Errno::Io, "the device is not available"),
-            // The kind is non-exhaustive; an unknown failure must not look like success or like the client's fault.
-            _ => Refusal::new(Errno::Io, "unclassified error"),
         }
     }
 }

@@ -37,7 +37,7 @@ fn check_size(name: &str, size: Bytes) -> Result<u64, Error> {
     if size.0 == 0 {
         return refuse("must not be 0".into());
     }
-    if size.0 % BLOCK != 0 {
+    if !size.0.is_multiple_of(BLOCK) {
         return refuse(format!("{} bytes is not a multiple of {BLOCK}", size.0));
     }
     if size > MAX_VOLUME {
@@ -138,7 +138,7 @@ impl Core {
     /// Snapshots of several volumes at one instant; returns the record's number.
     pub(crate) fn snapshot(&mut self, targets: &[(String, String)], time: u64) -> Step<u64> {
         let mut snapshots = Vec::new();
-        let mut next = self.next_ids(targets.len() as u32)?;
+        let first = self.next_ids(targets.len() as u32)?;
         self.check_headroom("take a snapshot")?;
         for (i, (volume_name, name)) in targets.iter().enumerate() {
             check_name("snapshot", name)?;
@@ -151,8 +151,7 @@ impl Core {
                 )
                 .into());
             }
-            snapshots.push(NewSnapshot { volume: volume.id, id: VersionId(next), name: name.clone() });
-            next += 1;
+            snapshots.push(NewSnapshot { volume: volume.id, id: VersionId(first + i as u32), name: name.clone() });
         }
         if snapshots.is_empty() {
             return Err(Error::new(ErrorKind::Invalid, "a snapshot needs at least one volume").into());

@@ -192,7 +192,7 @@ impl Core {
             }
             self.page_mut(leaf)?.set(i, Entry::EMPTY);
         }
-        let root = self.prune_empty(root, ghost.root_level, tree, 0, base.0)?;
+        let root = self.prune_empty(root, ghost.root_level, base.0)?;
         let mut txn = Txn::new(self);
         txn.change_version(id, |v| {
             v.root = root;
@@ -207,14 +207,14 @@ impl Core {
     }
 
     /// Drops the nodes on the path to `key` that hold nothing any more; the path is owned.
-    fn prune_empty(&mut self, entry: Entry, level: u8, tree: Tree, base: u64, key: u64) -> Step<Entry> {
+    fn prune_empty(&mut self, entry: Entry, level: u8, key: u64) -> Step<Entry> {
         if level == 0 || !entry.is_pointer() {
             return Ok(entry);
         }
         let i = index(level, Lba(key));
         let child = self.page_mut(entry.at)?.get(i);
         if level > 1 {
-            let child = self.prune_empty(child, level - 1, tree, base + i as u64 * span(level - 1), key)?;
+            let child = self.prune_empty(child, level - 1, key)?;
             self.page_mut(entry.at)?.set(i, child);
         }
         if self.page_mut(entry.at)?.entries().all(|e| e.kind == Kind::Empty) {

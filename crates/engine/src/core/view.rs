@@ -14,7 +14,6 @@ pub(crate) struct View {
     pub(crate) root: Entry,
     pub(crate) levels: u8,
     pub(crate) family: u32,
-    pub(crate) blocks: u64,
 }
 
 /// Consecutive blocks of a volume that lie in consecutive pool blocks, or nowhere.
@@ -36,7 +35,7 @@ impl Core {
     pub(crate) fn view(&mut self, id: VersionId) -> Step<View> {
         if self.is_loaded_head(id) {
             let head = self.head(id)?;
-            return Ok(View { root: head.root, levels: head.root_level, family: head.family, blocks: head.blocks });
+            return Ok(View { root: head.root, levels: head.root_level, family: head.family });
         }
         if let Some(view) = self.views.get(&id.0) {
             return Ok(*view);
@@ -46,8 +45,7 @@ impl Core {
             self.head(id)?;
             return self.view(id);
         }
-        let view =
-            View { root: version.root, levels: version.root_level, family: version.family, blocks: version.blocks };
+        let view = View { root: version.root, levels: version.root_level, family: version.family };
         self.views.insert(id.0, view);
         Ok(view)
     }

@@ -105,7 +105,10 @@ impl FileDevice {
 fn lock(file: &File, path: &Path) -> Result<File> {
     let fail = |e: io::Error| Error::io(format!("cannot lock {}", path.display()), e);
     let in_use = || {
-        let why = format!("pool {} is in use by another process; talk to the server that holds it, or stop it", path.display());
+        let why = format!(
+            "pool {} is in use by another process; talk to the server that holds it, or stop it",
+            path.display()
+        );
         Error::new(ErrorKind::Locked, why)
     };
     let guard = OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open(path).map_err(fail)?;

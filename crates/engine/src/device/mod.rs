@@ -13,6 +13,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 /// A random-access store with explicit durability.
+#[expect(clippy::len_without_is_empty, reason = "an empty device is no device")]
 pub trait Device: Send + Sync {
     /// What to call it in messages.
     fn name(&self) -> String;

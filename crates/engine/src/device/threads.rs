@@ -59,12 +59,16 @@ fn serve(shared: &Shared, device: &dyn Device) {
         };
         let result = match io.kind {
             IoKind::Sync => device.sync(),
-            // SAFETY: the pusher keeps the memory valid and to itself until the completion is reaped.
             IoKind::Read => {
-                device.read_at(unsafe { std::slice::from_raw_parts_mut(io.ptr, io.len as usize) }, io.offset)
+                // SAFETY: the pusher keeps the memory valid and to itself until the completion is reaped.
+                let memory = unsafe { std::slice::from_raw_parts_mut(io.ptr, io.len as usize) };
+                device.read_at(memory, io.offset)
             }
-            // SAFETY: as above.
-            IoKind::Write => device.write_at(unsafe { std::slice::from_raw_parts(io.ptr, io.len as usize) }, io.offset),
+            IoKind::Write => {
+                // SAFETY: as above.
+                let memory = unsafe { std::slice::from_raw_parts(io.ptr, io.len as usize) };
+                device.write_at(memory, io.offset)
+            }
         };
         shared.queues.lock().done.push((io.token, result));
         shared.event.signal();

@@ -162,8 +162,6 @@ pub(crate) struct Rank(pub(crate) u8);
 impl Rank {
     pub(crate) const DATA: Rank = Rank(0);
     pub(crate) const OBJECT: Rank = Rank(8);
-    /// Number of ranks, for counting sorts.
-    pub(crate) const COUNT: usize = 24;
 
     /// A node of a volume's map, levels 1 to 7.
     pub(crate) fn map(level: u8) -> Rank {

@@ -173,8 +173,11 @@ impl Record {
 
     pub(crate) fn decode(r: &mut Reader<'_>) -> Result<Record, Malformed> {
         let id = |r: &mut Reader<'_>| r.u32().map(VersionId);
-        let lba = |r: &mut Reader<'_>| r.u64().and_then(|l| if l <= span(MAX_LEVELS) { Ok(Lba(l)) } else { Err(Malformed) });
-        let place = |r: &mut Reader<'_>| r.u64().and_then(|b| if b < MAX_POOL_BLOCKS { Ok(PoolBlock(b)) } else { Err(Malformed) });
+        let lba =
+            |r: &mut Reader<'_>| r.u64().and_then(|l| if l <= span(MAX_LEVELS) { Ok(Lba(l)) } else { Err(Malformed) });
+        let place = |r: &mut Reader<'_>| {
+            r.u64().and_then(|b| if b < MAX_POOL_BLOCKS { Ok(PoolBlock(b)) } else { Err(Malformed) })
+        };
         Ok(match r.u8()? {
             1 => {
                 let (head, family, lba, at) = (id(r)?, r.u32()?, lba(r)?, place(r)?);

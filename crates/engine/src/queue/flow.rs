@@ -31,7 +31,7 @@ pub(super) fn begin(volume: &Volume, op: &Op) -> Result<Work> {
         if writes && volume.read_only() {
             return refuse(ErrorKind::ReadOnly, "it is read-only".into());
         }
-        if offset % UNIT != 0 || len % UNIT != 0 || len == 0 {
+        if !offset.is_multiple_of(UNIT) || !len.is_multiple_of(UNIT) || len == 0 {
             return refuse(ErrorKind::Invalid, format!("not a multiple of {UNIT} bytes"));
         }
         let size = volume.size().0;
@@ -51,7 +51,7 @@ pub(super) fn begin(volume: &Volume, op: &Op) -> Result<Work> {
             let len = buf.len() as u64;
             check(offset, len, "write", true)?;
             check_length(volume, len)?;
-            if offset % BLOCK == 0 && len % BLOCK == 0 {
+            if offset % BLOCK == 0 && len.is_multiple_of(BLOCK) {
                 Work::Write { first: offset / BLOCK, fua }
             } else {
                 Work::Fill { offset, fua }
@@ -459,10 +459,10 @@ impl Request {
             let record = Record::Write { head, family: self.family, lba: Lba(first + done), at: run.start, crcs };
             let len = 29 + 4 * run.len as usize;
             let applied = core.execute(&record, len);
-            if let Record::Write { crcs, .. } = record {
-                if self.crcs.is_empty() {
-                    self.crcs = crcs;
-                }
+            if let Record::Write { crcs, .. } = record
+                && self.crcs.is_empty()
+            {
+                self.crcs = crcs;
             }
             applied?;
             self.runs.remove(0);

@@ -109,7 +109,7 @@ impl Space {
     pub(crate) fn grow(&mut self, blocks: u64) -> Result<(), Stop> {
         let old_groups = layout::groups_in(self.blocks);
         let last = GroupNo(old_groups - 1);
-        let partial = self.blocks % GROUP_BLOCKS != 0;
+        let partial = !self.blocks.is_multiple_of(GROUP_BLOCKS);
         if partial {
             self.group(last)?;
         }
@@ -190,7 +190,11 @@ impl Space {
     pub(crate) fn require(&mut self, run: Run) -> Result<(), Stop> {
         let end = run.start.0 + run.len;
         if run.len == 0 || end > self.blocks {
-            let why = format!("a record or map entry refers to pool block {}, the pool has {}", end.saturating_sub(1), self.blocks);
+            let why = format!(
+                "a record or map entry refers to pool block {}, the pool has {}",
+                end.saturating_sub(1),
+                self.blocks
+            );
             return Err(Stop::Fail(Error::new(ErrorKind::Corrupt, why)));
         }
         let last = PoolBlock(end - 1);
@@ -249,10 +253,10 @@ impl Space {
     }
 
     fn unhold(&mut self, block: PoolBlock) {
-        if let Some(group) = self.groups.get_mut(&GroupNo::of(block).0) {
-            if group.unhold(index(block)) {
-                self.held -= 1;
-            }
+        if let Some(group) = self.groups.get_mut(&GroupNo::of(block).0)
+            && group.unhold(index(block))
+        {
+            self.held -= 1;
         }
     }
 

@@ -1,5 +1,6 @@
 //! What the engine's tests share: a disk that can lose power, an obviously right oracle, and a driver that runs both.
-#![expect(dead_code, reason = "each test file uses a part")]
+#![expect(dead_code, unreachable_pub, reason = "each test file uses a part")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 pub mod crash;
 pub mod driver;

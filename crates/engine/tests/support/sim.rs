@@ -177,7 +177,7 @@ impl Device for SimDisk {
         if s.dead {
             return Err(power_failed());
         }
-        assert!(offset % 512 == 0 && buf.len() % 512 == 0, "unaligned read");
+        assert!(offset.is_multiple_of(512) && buf.len().is_multiple_of(512), "unaligned read");
         if offset + buf.len() as u64 > s.len {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -190,7 +190,7 @@ impl Device for SimDisk {
     }
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
         let mut s = self.0.lock().unwrap();
-        assert!(offset % 512 == 0 && buf.len() % 512 == 0, "unaligned write");
+        assert!(offset.is_multiple_of(512) && buf.len().is_multiple_of(512), "unaligned write");
         assert!(offset + buf.len() as u64 <= s.len, "write beyond the end");
         let dies = s.begin()?;
         for (i, bytes) in buf.chunks(512).enumerate() {
@@ -241,13 +241,15 @@ impl Ring for SimRing {
             let io = self.queue.swap_remove(i);
             let result = match io.kind {
                 IoKind::Sync => self.disk.sync(),
-                // SAFETY: the pusher keeps the memory valid until the completion is reaped.
                 IoKind::Read => {
-                    self.disk.read_at(unsafe { std::slice::from_raw_parts_mut(io.ptr, io.len as usize) }, io.offset)
+                    // SAFETY: the pusher keeps the memory valid until the completion is reaped.
+                    let memory = unsafe { std::slice::from_raw_parts_mut(io.ptr, io.len as usize) };
+                    self.disk.read_at(memory, io.offset)
                 }
-                // SAFETY: as above.
                 IoKind::Write => {
-                    self.disk.write_at(unsafe { std::slice::from_raw_parts(io.ptr, io.len as usize) }, io.offset)
+                    // SAFETY: as above.
+                    let memory = unsafe { std::slice::from_raw_parts(io.ptr, io.len as usize) };
+                    self.disk.write_at(memory, io.offset)
                 }
             };
             done.push((io.token, result));
