@@ -1,1 +1,59 @@
-fn main() {}
+//! `keyframe`: the storage command line and the storage server.
+
+mod cli;
+mod client;
+mod clock;
+mod command;
+mod ops;
+mod reach;
+mod screen;
+mod serve;
+mod session;
+mod show;
+mod size;
+mod transfer;
+mod wire;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+/// Wrong usage; 1 is for every other failure.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return explain_usage(&error),
+    };
+    match command::run(&cli) {
+        Ok(outcome) => outcome.into(),
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("keyframe: {error:#}");
+            if error.is::<reach::Unclear>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+/// Help and version go to stdout and are no errors; the rest is worded like all our errors.
+fn explain_usage(error: &clap::Error) -> ExitCode {
+    let text = error.render();
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        eprint!("{text}");
+        return ExitCode::from(USAGE);
+    }
+    if error.use_stderr() {
+        let plain = text.to_string();
+        eprint!("keyframe: {}", plain.strip_prefix("error: ").unwrap_or(&plain));
+        return ExitCode::from(USAGE);
+    }
+    print!("{text}");
+    ExitCode::SUCCESS
+}
+
+/// Whoever read the output has seen enough.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<screen::OutputClosed>())
+}

@@ -1,0 +1,65 @@
+//! Which pool is meant, and whether to open it or to ask the server that holds it.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::cli::Global;
+
+/// How a pool is reached.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Reach {
+    /// The file, opened by this process.
+    Offline(PathBuf),
+    /// The control socket of a server.
+    Online(PathBuf),
+}
+
+/// Nobody said which pool.
+#[derive(Debug)]
+pub(crate) struct Unclear;
+
+impl fmt::Display for Unclear {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no pool is named: give --pool FILE or --server SOCKET, or set KEYFRAME_POOL or KEYFRAME_CONTROL")
+    }
+}
+
+impl std::error::Error for Unclear {}
+
+/// Options win over the environment, and there a server over a file: the file of a served pool is locked anyway.
+pub(crate) fn reach(global: &Global, env: impl Fn(&str) -> Option<OsString>) -> Result<Reach, Unclear> {
+    let set = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let options = global.server.clone().map(Reach::Online).or(global.pool.clone().map(Reach::Offline));
+    options
+        .or_else(|| set("KEYFRAME_CONTROL").map(Reach::Online))
+        .or_else(|| set("KEYFRAME_POOL").map(Reach::Offline))
+        .ok_or(Unclear)
+}
+
+/// The pool file, for commands that can only work on a file.
+pub(crate) fn pool_file(global: &Global, env: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, Unclear> {
+    global.pool.clone().or_else(|| env("KEYFRAME_POOL").map(PathBuf::from)).ok_or(Unclear)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_win_over_the_environment() {
+        let check = |pool: &str, server: &str, env_pool: &str, env_server: &str, expected: Option<Reach>| {
+            let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
+            let global = Global { pool: path(pool), server: path(server), json: false, quiet: false };
+            let env = |name: &str| Some(if name == "KEYFRAME_POOL" { env_pool.into() } else { env_server.into() });
+            assert_eq!(reach(&global, env).ok(), expected);
+        };
+        let (offline, online) =
+            (|path: &str| Some(Reach::Offline(path.into())), |path: &str| Some(Reach::Online(path.into())));
+        check("p", "", "P", "S", offline("p"));
+        check("", "s", "P", "S", online("s"));
+        check("", "", "P", "S", online("S"));
+        check("", "", "P", "", offline("P"));
+        check("", "", "", "", None);
+    }
+}

@@ -1,0 +1,118 @@
+//! What the user sees: results on stdout, as tables or JSON; progress and remarks on stderr, on a terminal.
+
+use std::fmt;
+use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
+
+use anyhow::Result;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::cli::Global;
+use crate::ops::{DiffTotals, Event, Range, Reply};
+use crate::show::{self, Detail};
+
+/// Stdout's reader went away.
+#[derive(Debug)]
+pub(crate) struct OutputClosed;
+
+impl fmt::Display for OutputClosed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the output was closed")
+    }
+}
+
+impl std::error::Error for OutputClosed {}
+
+/// Where one command's output goes.
+pub(crate) struct Screen {
+    json: bool,
+    quiet: bool,
+    out: BufWriter<Stdout>,
+    bar: Option<ProgressBar>,
+    /// Ranges of a difference were printed, and their list is still open.
+    listing: bool,
+}
+
+impl Screen {
+    pub(crate) fn new(global: &Global) -> Screen {
+        let out = BufWriter::new(io::stdout());
+        Screen { json: global.json, quiet: global.quiet, out, bar: None, listing: false }
+    }
+
+    /// Something before the result.
+    pub(crate) fn event(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Progress { done, total } => {
+                self.progress(done, total);
+                Ok(())
+            }
+            Event::Ranges(ranges) => self.ranges(&ranges).map_err(output_error),
+        }
+    }
+
+    pub(crate) fn progress(&mut self, done: u64, total: u64) {
+        if self.json || self.quiet || !io::stderr().is_terminal() {
+            return;
+        }
+        let bar = self.bar.get_or_insert_with(|| {
+            let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+            match ProgressStyle::with_template("{bar:40} {percent:>3}% {elapsed_precise} left {eta}") {
+                Ok(style) => bar.with_style(style),
+                Err(_) => bar,
+            }
+        });
+        bar.set_length(total);
+        bar.set_position(done);
+    }
+
+    fn ranges(&mut self, ranges: &[Range]) -> io::Result<()> {
+        if self.json {
+            for range in ranges {
+                self.out.write_all(if self.listing { b"," } else { b"{\"ranges\":[" })?;
+                self.listing = true;
+                serde_json::to_writer(&mut self.out, range)?;
+            }
+            return Ok(());
+        }
+        if !self.listing {
+            writeln!(self.out, "{:>18} {:>18}  KIND", "OFFSET", "LENGTH")?;
+            self.listing = true;
+        }
+        for range in ranges {
+            writeln!(self.out, "{:>18} {:>18}  {}", range.offset, range.length, range.kind.name())?;
+        }
+        Ok(())
+    }
+
+    /// The result. Text says no more than `detail` asks for; JSON always says all.
+    pub(crate) fn reply(&mut self, reply: &Reply, detail: Detail) -> Result<()> {
+        self.end_progress();
+        let printed = match (reply, self.json) {
+            (Reply::Diff(totals), true) => self.end_ranges(totals),
+            (_, true) => show::json(reply, &mut self.out),
+            (_, false) if detail == Detail::Nothing || (detail == Detail::Remark && self.quiet) => Ok(()),
+            (_, false) => show::text(reply, &mut self.out),
+        };
+        printed.and_then(|()| self.out.flush()).map_err(output_error)
+    }
+
+    fn end_ranges(&mut self, totals: &DiffTotals) -> io::Result<()> {
+        if !self.listing {
+            self.out.write_all(b"{\"ranges\":[")?;
+        }
+        writeln!(self.out, "],\"data\":{},\"zero\":{},\"hole\":{}}}", totals.data, totals.zero, totals.hole)
+    }
+
+    /// Takes the bar away, so that an error is not written behind it.
+    pub(crate) fn end_progress(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn output_error(error: io::Error) -> anyhow::Error {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => OutputClosed.into(),
+        _ => anyhow::Error::new(error).context("cannot write the output"),
+    }
+}

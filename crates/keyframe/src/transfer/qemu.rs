@@ -1,0 +1,125 @@
+//! Images that only QEMU reads: `qemu-img convert` writes into the new volume through an NBD server of our own, on a
+//! private socket, for this one copy. No temporary image, no kernel module, and every feature of the format is QEMU's.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, anyhow, bail};
+use keyframe_engine::Pool;
+use keyframe_nbd::{Config, Listener, Server};
+
+use super::percent::last_percent;
+use crate::ops::{Event, Sink};
+use crate::serve::exports::Exports;
+
+const TOOL: &str = "qemu-img";
+
+fn missing(error: std::io::Error) -> anyhow::Error {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => anyhow!("{TOOL} is needed to read this format: install qemu-utils"),
+        _ => anyhow::Error::new(error).context(format!("run {TOOL}")),
+    }
+}
+
+/// The size of the disk in a qcow2 image.
+pub(super) fn virtual_size(path: &Path) -> Result<u64> {
+    let mut command = Command::new(TOOL);
+    command.args(["info", "--output=json", "-f", "qcow2"]).arg(path).stdin(Stdio::null());
+    let output = command.output().map_err(missing)?;
+    if !output.status.success() {
+        bail!("{}", complaint(&output.stderr));
+    }
+    let info: serde_json::Value = serde_json::from_slice(&output.stdout).context("read the answer of qemu-img info")?;
+    info["virtual-size"].as_u64().context("qemu-img info names no virtual-size")
+}
+
+/// What `qemu-img` says on failure, without its own name.
+fn complaint(stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    let lines: Vec<&str> = text.lines().map(|line| line.strip_prefix("qemu-img: ").unwrap_or(line)).collect();
+    if lines.is_empty() { format!("{TOOL} failed without a message") } else { lines.join("; ") }
+}
+
+/// Ends with its owner, whatever happened.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // Both fail only if it has ended by itself.
+        self.0.kill().and_then(|()| self.0.wait().map(drop)).unwrap_or(());
+    }
+}
+
+/// Copies a qcow2 image into a volume that is still empty. Returns the bytes that the volume then holds.
+pub(super) fn copy_in(pool: &Pool, path: &Path, volume: &str, sink: &mut Sink<'_>) -> Result<u64> {
+    let private = tempfile::Builder::new().prefix("keyframe-import-").tempdir().context("make a private folder")?;
+    let socket = private.path().join("nbd");
+    let config = Config { workers: 1, ..Config::default() };
+    let server = Server::start(Exports::only(pool.clone(), volume), vec![Listener::unix(&socket)?], &config)?;
+    let converted = convert(path, &socket, sink);
+    server.stop()?;
+    converted?;
+    Ok(pool.show(volume)?.referenced.0)
+}
+
+fn convert(path: &Path, socket: &Path, sink: &mut Sink<'_>) -> Result<()> {
+    let mut command = Command::new(TOOL);
+    command.args(["convert", "-p", "-n", "--target-is-zero", "-W", "-m", "8", "-f", "qcow2", "-O", "raw"]);
+    command.arg(path).arg(format!("nbd+unix:///?socket={}", percent_encoded(socket)));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = Killed(command.spawn().map_err(missing)?);
+    let mut stdout = child.0.stdout.take().context("qemu-img has no output")?;
+    let mut stderr = child.0.stderr.take().context("qemu-img has no error output")?;
+    let errors = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        // What was read before a failure is what there is to say.
+        stderr.read_to_end(&mut text).unwrap_or(0);
+        text
+    });
+    relay_progress(&mut stdout, sink)?;
+    let status = child.0.wait().context("wait for qemu-img")?;
+    let errors = errors.join().unwrap_or_default();
+    if status.success() { Ok(()) } else { bail!("{}", complaint(&errors)) }
+}
+
+fn relay_progress(output: &mut impl Read, sink: &mut Sink<'_>) -> Result<()> {
+    let mut buffer = [0; 4096];
+    let mut shown = None;
+    loop {
+        let read = output.read(&mut buffer).context("read qemu-img's progress")?;
+        if read == 0 {
+            return Ok(());
+        }
+        let percent = last_percent(&String::from_utf8_lossy(&buffer[..read]));
+        if let Some(done) = percent
+            && shown != percent
+        {
+            shown = percent;
+            sink(Event::Progress { done, total: 10_000 })?;
+        }
+    }
+}
+
+fn percent_encoded(path: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(byte);
+    path.as_os_str()
+        .as_bytes()
+        .iter()
+        .map(|byte| if plain(byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn socket_paths_survive_a_uri() {
+        let check = |path: &str, expected: &str| assert_eq!(percent_encoded(Path::new(path)), expected);
+        check("/tmp/a-b/nbd", "/tmp/a-b/nbd");
+        check("/tmp/a b&c?d%/nbd", "/tmp/a%20b%26c%3Fd%25/nbd");
+        check("/tmp/ü", "/tmp/%C3%BC");
+    }
+}
