@@ -1,0 +1,99 @@
+//! Every command has its page of help, its manual page, its completion, and a place in the README.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use common::Sandbox;
+
+/// The commands, as they are typed. A new one fails `the_list_is_complete` until it is here.
+const COMMANDS: [&str; 28] = [
+    "pool create",
+    "pool info",
+    "pool grow",
+    "pool check",
+    "pool scrub",
+    "pool stats",
+    "volume create",
+    "volume list",
+    "volume show",
+    "volume resize",
+    "volume rename",
+    "volume delete",
+    "snapshot create",
+    "snapshot list",
+    "snapshot show",
+    "snapshot rename",
+    "snapshot delete",
+    "list",
+    "clone",
+    "revert",
+    "tree",
+    "space",
+    "diff",
+    "import",
+    "export",
+    "serve",
+    "completion",
+    "man",
+];
+
+/// The names under `Commands:` in a help text.
+fn subcommands(help: &str) -> Vec<&str> {
+    let after = help.split_once("Commands:\n").map_or("", |(_, after)| after);
+    let names = after.lines().take_while(|line| line.starts_with("  "));
+    names.filter(|line| !line.starts_with("   ")).map(|line| line.split_whitespace().next().unwrap()).collect()
+}
+
+#[test]
+fn the_list_is_complete() {
+    let sandbox = Sandbox::empty();
+    let top = sandbox.bare(&["--help"]).good();
+    let mut found = Vec::new();
+    for noun in subcommands(&top) {
+        let help = sandbox.bare(&[noun, "--help"]).good();
+        match &subcommands(&help)[..] {
+            [] => found.push(noun.to_owned()),
+            verbs => found.extend(verbs.iter().map(|verb| format!("{noun} {verb}"))),
+        }
+    }
+    assert_eq!(found, COMMANDS);
+}
+
+#[test]
+fn every_command_explains_itself() {
+    let sandbox = Sandbox::empty();
+    let made = sandbox.bare(&["man", "pages"]).good();
+    assert_eq!(made, "");
+    for command in COMMANDS {
+        let mut line: Vec<&str> = command.split(' ').collect();
+        line.push("--help");
+        let help = sandbox.bare(&line).good();
+        assert!(help.contains(&format!("Usage: keyframe {command}")), "{help}");
+        let page = sandbox.path(&format!("pages/keyframe-{}.1", command.replace(' ', "-")));
+        let page = std::fs::read_to_string(&page).unwrap_or_else(|error| panic!("{}: {error}", page.display()));
+        assert!(page.contains(".SH SYNOPSIS"), "{page}");
+    }
+    assert!(sandbox.path("pages/keyframe.1").exists());
+}
+
+#[test]
+fn completions_know_every_word() {
+    let sandbox = Sandbox::empty();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = sandbox.bare(&["completion", shell]).good();
+        for word in COMMANDS.iter().flat_map(|command| command.split(' ')) {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "the README is not written yet"]
+fn the_readme_names_every_command() {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
+    let text = std::fs::read_to_string(readme).unwrap();
+    for command in COMMANDS {
+        assert!(text.contains(&format!("keyframe {command}")), "{command}");
+    }
+}
