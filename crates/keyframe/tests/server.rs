@@ -249,3 +249,30 @@ fn an_abandoned_import_is_undone() {
     server.stop();
     assert!(sandbox.bare(&["pool", "check", "pool"]).good().starts_with("no errors"));
 }
+
+/// Killed in the middle: what is left cannot be taken for the disk, and does not keep it from being imported again.
+#[test]
+fn a_killed_import_is_not_taken_for_whole() {
+    let sandbox = Sandbox::new();
+    sandbox.qemu("qemu-img", &["create", "-q", "-f", "raw", "image", "96M"]);
+    sandbox.qemu("qemu-io", &["-f", "raw", "-c", "write -P 7 0 96M", "image"]);
+    let server = sandbox.serve();
+    let mut stream = server.connect();
+    let image = sandbox.path("image");
+    writeln!(stream, r#"{{"op":"import","file":"{}","volume":"web","format":"raw"}}"#, text(&image)).unwrap();
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    server.kill();
+    assert!(line.starts_with("{\"progress\":"), "{line}");
+    let list = sandbox.offline(&["list", "--json"]).json();
+    let names: Vec<&str> = list.as_array().unwrap().iter().map(|volume| volume["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["web.part"]);
+    let complaint = sandbox.offline(&["import", "image", "web"]).bad(1);
+    assert!(
+        complaint.contains("volume web.part exists already; choose another name or delete it first"),
+        "{complaint}"
+    );
+    sandbox.offline(&["volume", "delete", "web.part"]).good();
+    sandbox.offline(&["import", "image", "web", "-q"]).good();
+    assert_eq!(sandbox.offline(&["volume", "show", "web", "--json"]).json()["referenced"], 96 << 20);
+}

@@ -202,18 +202,18 @@ fn converse(stream: &UnixStream, shared: &Shared) -> std::io::Result<()> {
 
 fn answer(request: Request, shared: &Shared, mut writer: &UnixStream) -> Line {
     let context = ops::Context { pool: &shared.pool, server: Some(&*shared.stats) };
-    let mut reported = Instant::now();
+    let mut reported: Option<Instant> = None;
     let mut sink = |event: Event| {
         if shared.stopping.load(Ordering::SeqCst) {
             bail!("the server is stopping");
         }
         if let Event::Progress { done, total } = event
             && done < total
-            && reported.elapsed() < PROGRESS_EVERY
+            && reported.is_some_and(|last| last.elapsed() < PROGRESS_EVERY)
         {
             return Ok(());
         }
-        reported = Instant::now();
+        reported = Some(Instant::now());
         Ok(writer.write_all(&wire::line(&Line::from(event))?)?)
     };
     match ops::handle(&context, request, &mut sink) {

@@ -1,4 +1,5 @@
-//! Import: a new volume of the image's size, filled, flushed, or gone again.
+//! Import: a new volume of the image's size, filled and flushed under the name `NAME.part`, then renamed. An import that
+//! fails takes its volume away; one that is killed leaves a volume whose name says that it is not whole.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -42,18 +43,25 @@ fn copy(pool: &Pool, path: &Path, name: &str, format: Option<Image>, sink: &mut 
         bail!("the image is empty");
     }
     let rounded = size.checked_next_multiple_of(BLOCK).unwrap_or(size);
+    // Under its own name first: the engine then refuses a name that is bad or taken before anything is copied.
     pool.create_volume(name, Bytes(rounded))?;
+    let part = format!("{name}.part");
+    undone_unless_good(pool, name, pool.rename(name, &part).map_err(anyhow::Error::new))?;
     let filled = match format {
-        Image::Raw => fill(pool, &file, size, name, sink),
-        Image::Qcow2 => qemu::copy_in(pool, path, name, sink),
+        Image::Raw => fill(pool, &file, size, &part, sink),
+        Image::Qcow2 => qemu::copy_in(pool, path, &part, sink),
     };
-    match filled {
-        Ok(copied) => Ok(CopyView { name: name.to_owned(), size: rounded, copied }),
-        Err(error) => match pool.delete_volume(name, false) {
-            Ok(()) => Err(error),
-            Err(left) => Err(error.context(format!("volume {name} is incomplete and could not be deleted ({left})"))),
-        },
-    }
+    let whole = filled.and_then(|copied| pool.rename(&part, name).map(|()| copied).map_err(anyhow::Error::new));
+    let copied = undone_unless_good(pool, &part, whole)?;
+    Ok(CopyView { name: name.to_owned(), size: rounded, copied })
+}
+
+/// Deletes what a failed import has made.
+fn undone_unless_good<T>(pool: &Pool, made: &str, result: Result<T>) -> Result<T> {
+    result.map_err(|error| match pool.delete_volume(made, false) {
+        Ok(()) => error,
+        Err(left) => error.context(format!("volume {made} is incomplete and could not be deleted ({left})")),
+    })
 }
 
 /// Without waiting for the other end of a pipe.
