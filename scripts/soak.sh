@@ -16,6 +16,9 @@ engine() { cargo test --release --locked -p keyframe-engine "$@"; }
 say "full scale: 100,000 snapshots, 5,000 clones"
 KEYFRAME_SCALE=100000 engine --test scale -- --nocapture
 
+say "10 GiB mapped at random in 1 TiB, with 64 MiB of cache"
+KEYFRAME_SPARSE_GIB=10 engine --test sparse -- --nocapture
+
 round=0
 while left; do
     round=$((round + 1))

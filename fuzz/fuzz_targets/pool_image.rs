@@ -74,7 +74,7 @@ fn sample() -> &'static BTreeMap<u64, [u8; 512]> {
         pool.clone_volume("a@s", "c", "").unwrap();
         pool.delete_snapshot("b@s").unwrap();
         let sectors = image.0.lock().unwrap().clone();
-        std::mem::forget(pool);
+        drop(pool);
         sectors
     })
 }

@@ -118,7 +118,7 @@ impl Shared {
 
     /// Deleted, whether or not the background worker has come to it.
     fn is_gone(&self, version: &Version) -> Result<bool> {
-        if matches!(version.state, State::Ghost { .. }) {
+        if self.is_ghost(version) {
             return Ok(true);
         }
         match self.run(|core| core.object(version.volume))? {
@@ -155,20 +155,47 @@ impl Shared {
     pub(crate) fn held_only_by(&self, set: &[VersionId]) -> Result<Bytes> {
         let members: HashSet<VersionId> = set.iter().copied().collect();
         let blocks = self.restarting(|| {
+            // What lies between the members is looked through, like ghosts are.
+            let others = self.neighbours(&members)?;
             let mut counted = HashSet::new();
             let mut total = 0;
             for id in &members {
-                // A member's surroundings within the set are looked through like ghosts.
                 let version = self.version(*id)?;
-                let others = self.neighbours(&members)?;
                 let near: Vec<Place> = others.iter().filter(|o| o.family == version.family).map(place_of).collect();
                 let level = near.iter().map(|p| p.level).max().unwrap_or(1).max(version.root_level);
-                let walk = Unique { shared: self, tree: Tree::map(version.family), single: members.len() == 1 };
+                let cursor = if self.is_ghost(&version) { version.cursor } else { 0 };
+                let walk = Unique { shared: self, tree: Tree::map(version.family), single: members.len() == 1, cursor };
                 total += walk.count(place_of(&version), &near, level, 0, &mut counted)?;
             }
             Ok(total)
         })?;
         Ok(Bytes(blocks * BLOCK))
+    }
+
+    fn is_ghost(&self, version: &Version) -> bool {
+        matches!(version.state, State::Ghost { .. })
+    }
+
+    /// Data blocks that only deleted versions refer to: what the background worker has yet to free.
+    pub(crate) fn pending_reclaim(&self) -> Result<Bytes> {
+        let mut gone = Vec::new();
+        let mut ghost = self.lock().state.first_ghost;
+        while let Some(id) = ghost.some() {
+            ghost = self.version(id)?.next;
+            gone.push(id);
+        }
+        let mut doomed = self.lock().state.first_doomed;
+        while let Some(id) = doomed.some() {
+            let Some(Object::Volume(volume)) = self.run(|core| core.object(id))? else { break };
+            gone.push(volume.head);
+            let mut snapshot = volume.first_snapshot;
+            while let Some(id) = snapshot.some() {
+                snapshot = self.version(id)?.next;
+                gone.push(id);
+            }
+            doomed = volume.next;
+        }
+        self.held_only_by(&gone)
     }
 
     /// What a version holds.
@@ -222,11 +249,13 @@ struct Unique<'a> {
     tree: Tree,
     /// Only one version is asked about: nothing can be met twice.
     single: bool,
+    /// Below this a merge has freed what was the ghost's own.
+    cursor: u64,
 }
 
 impl Unique<'_> {
     fn count(&self, place: Place, near: &[Place], level: u8, base: u64, counted: &mut HashSet<u64>) -> Result<u64> {
-        if !place.entry.is_pointer() || near.iter().any(|n| n.same(place)) {
+        if base + span(level) <= self.cursor || !place.entry.is_pointer() || near.iter().any(|n| n.same(place)) {
             return Ok(0);
         }
         if level == 0 {

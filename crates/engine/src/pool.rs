@@ -451,6 +451,11 @@ impl Pool {
         self.shared().held_only_by(&ids)
     }
 
+    /// Data that only deleted versions hold: the background worker has yet to free it.
+    pub fn pending_reclaim(&self) -> Result<Bytes> {
+        self.shared().pending_reclaim()
+    }
+
     /// What differs between two versions of one family, as `to` has it; without `from`, all that `to` stores.
     pub fn diff(&self, from: Option<&str>, to: &str, visit: &mut dyn FnMut(DiffExtent) -> Result<()>) -> Result<()> {
         let new = self.shared().run(|core| core.resolve(to))?;

@@ -263,6 +263,18 @@ pub fn compare(driver: &Driver, disk: &Arc<SimDisk>) {
         let space = driver.pool.space(&name).unwrap();
         assert_eq!(space.unique, Bytes(unique * BLOCK), "unique space of {name}");
     }
+    let targets: Vec<String> =
+        driver.oracle.unique().into_iter().map(|(name, _)| name).filter(|n| n.len() % 2 == 0).collect();
+    let freed = driver.pool.would_free(&targets).unwrap();
+    assert_eq!(freed, Bytes(driver.oracle.held_only_by(&targets) * BLOCK), "deleting {targets:?}");
+    let pending = driver.pool.pending_reclaim().unwrap();
+    driver.pool.checkpoint().unwrap();
+    let before = check_clean(disk);
+    assert_eq!(
+        before * BLOCK,
+        pending.0 + driver.oracle.distinct() * BLOCK,
+        "data in use is what versions hold and what is pending"
+    );
     driver.pool.reclaim().unwrap();
     assert!(driver.pool.wait_reclaimed(Duration::ZERO));
     assert_eq!(contents(&driver.pool).unwrap(), expected(&driver.oracle), "reclaiming changed something");

@@ -119,6 +119,15 @@ impl Oracle {
         self.users().len() as u64
     }
 
+    /// Blocks that only these versions refer to.
+    pub fn held_only_by(&self, names: &[String]) -> u64 {
+        let (inside, outside): (Vec<_>, Vec<_>) =
+            self.versions().into_iter().partition(|(name, _)| names.contains(name));
+        let others: BTreeSet<u64> = outside.iter().flat_map(|(_, map)| ids(map)).collect();
+        let ours: BTreeSet<u64> = inside.iter().flat_map(|(_, map)| ids(map)).collect();
+        ours.difference(&others).count() as u64
+    }
+
     /// For each version, how many of its blocks no other version refers to.
     pub fn unique(&self) -> Vec<(String, u64)> {
         let users = self.users();
