@@ -110,12 +110,12 @@ fn a_pool_has_one_process() {
     server.online(&["list"]).good();
 }
 
-/// Without --control the socket is where the lock error says it is.
+/// Without --control the socket is where the lock error says it is; a port of 0 is replaced by the one that was given.
 #[test]
-fn the_usual_socket_is_found() {
+fn what_was_left_open_is_in_the_ready_line() {
     let sandbox = Sandbox::new();
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_keyframe"))
-        .args(["serve", "--json", "--pool"])
+        .args(["serve", "--json", "--nbd", "tcp:127.0.0.1:0", "--pool"])
         .arg(sandbox.pool())
         .stdout(std::process::Stdio::piped())
         .spawn()
@@ -124,9 +124,13 @@ fn the_usual_socket_is_found() {
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
     let ready: serde_json::Value = serde_json::from_str(&ready).unwrap();
     let [pool, usual] = ["pool", "pool.control"].map(|name| text(&sandbox.path(name)).to_owned());
-    assert_eq!(ready, serde_json::json!({"pool": pool, "control": usual, "nbd": []}));
+    let address = ready["nbd"][0].as_str().unwrap().to_owned();
+    assert_eq!(ready, serde_json::json!({"pool": pool, "control": usual, "nbd": [address]}));
     let complaint = sandbox.offline(&["list"]).bad(1);
     assert!(complaint.contains(&format!("use --server {usual}")), "{complaint}");
+    sandbox.bare(&["volume", "create", "web", "1M", "--server", &usual]).good();
+    let port = address.strip_prefix("tcp:127.0.0.1:").unwrap();
+    sandbox.qemu("qemu-io", &["-f", "raw", "-c", "write -P 1 0 4k", &format!("nbd://127.0.0.1:{port}/web")]);
     child.kill().unwrap();
     child.wait().unwrap();
 }
