@@ -541,7 +541,11 @@ impl Inner {
     fn last_checkpoint(&self) -> Result<()> {
         self.shared.lock().refuse_if_poisoned()?;
         let mut keeper = self.keeper.lock();
-        let result = keeper.checkpoint_now();
+        let changed = {
+            let core = self.shared.lock();
+            core.journal.last_record() != keeper.superblock().sequence || core.cache.dirty_len() > 0
+        };
+        let result = if changed { keeper.checkpoint_now() } else { Ok(()) };
         self.shared.lock().poison("it was closed");
         result
     }

@@ -239,4 +239,7 @@ fn a_stale_path_is_replaced_and_a_live_one_is_not() {
     assert_eq!(error.to_string(), format!("listen on {}", path.display()));
     drop(live);
     assert!(!path.exists());
+    std::fs::write(&path, "not a socket").unwrap();
+    Listener::unix(&path).unwrap_err();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "not a socket");
 }

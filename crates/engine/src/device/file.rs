@@ -53,6 +53,10 @@ impl FileDevice {
         if !is_device {
             options.create_new(true).mode(0o600);
         }
+        let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
+        if let Some(parent) = parent.filter(|p| !p.is_dir()) {
+            return Err(Error::new(ErrorKind::NotFound, format!("no folder {} to make a pool in", parent.display())));
+        }
         Self::open_with(path, IoMode::Auto, &mut options)
     }
 
