@@ -73,21 +73,10 @@ impl Console {
                 }
             }
             if state.closed {
-                bail!(
-                    "the console closed before {what}; last lines: {}",
-                    tail(&state.lines)
-                );
+                bail!("the console closed before {what}; last lines: {}", tail(&state.lines));
             }
-            if self
-                .shared
-                .arrived
-                .wait_until(&mut state, deadline)
-                .timed_out()
-            {
-                bail!(
-                    "no {what} within {patience:?}; last lines: {}",
-                    tail(&state.lines)
-                );
+            if self.shared.arrived.wait_until(&mut state, deadline).timed_out() {
+                bail!("no {what} within {patience:?}; last lines: {}", tail(&state.lines));
             }
         }
     }
@@ -110,16 +99,9 @@ mod tests {
     fn finds_lines_behind_the_mark_only() {
         let console = Console::follow(&b"one\r\ntwo\nthree"[..]);
         let patience = Duration::from_secs(5);
-        let found = console.wait_for(Mark(1), patience, "a t", |l| {
-            l.starts_with('t').then(|| l.to_owned())
-        });
+        let found = console.wait_for(Mark(1), patience, "a t", |l| l.starts_with('t').then(|| l.to_owned()));
         assert_eq!(found.expect("there is one"), "two");
         let missing = console.wait_for(Mark(3), patience, "a fourth line", |_| Some(()));
-        assert!(
-            missing
-                .expect_err("there is none")
-                .to_string()
-                .contains("one | two | three")
-        );
+        assert!(missing.expect_err("there is none").to_string().contains("one | two | three"));
     }
 }

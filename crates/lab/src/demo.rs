@@ -28,30 +28,19 @@ const QUIET: &str = "quiet";
 
 /// Plays all of it. The first thing that is not as promised is the error.
 pub fn run(options: &Options) -> Result<()> {
-    ensure!(
-        options.snapshots >= 2,
-        "two snapshots are the least that can be compared"
-    );
+    ensure!(options.snapshots >= 2, "two snapshots are the least that can be compared");
     let mut steps = Steps::default();
     let scene = steps.run("prepare the guest, make a pool and serve it", || {
         Ok((Scene::open(&options.keyframe)?, "pool of 4 GiB".into()))
     })?;
-    let names: Vec<String> = (1..=options.snapshots)
-        .map(|i| format!("s{i:03}"))
-        .collect();
+    let names: Vec<String> = (1..=options.snapshots).map(|i| format!("s{i:03}")).collect();
     let original = begin(&mut steps, &scene, &names)?;
     let [reverted, clone] = clone_wreck_revert(&mut steps, &scene, &names, original)?;
     check_all(&mut steps, &scene, &names, options.file_systems_every)?;
-    steps.run(
-        "check that the reverted machine and the clone still run",
-        || {
-            let (one, other) = (
-                scene.next_stamp(&reverted, 0)?,
-                scene.next_stamp(&clone, 0)?,
-            );
-            Ok(((), format!("at stamps {one} and {other}")))
-        },
-    )?;
+    steps.run("check that the reverted machine and the clone still run", || {
+        let (one, other) = (scene.next_stamp(&reverted, 0)?, scene.next_stamp(&clone, 0)?);
+        Ok(((), format!("at stamps {one} and {other}")))
+    })?;
     let root = Pair::original().root;
     let tree = scene.store.tree(&root)?;
     println!("\nTree of the root disk, with what each node holds alone\n{tree}");
@@ -66,32 +55,15 @@ pub fn run(options: &Options) -> Result<()> {
 
 /// From images to a running machine with snapshots. Returns the machine.
 fn begin(steps: &mut Steps, scene: &Scene, names: &[String]) -> Result<Vm> {
-    steps.run("import the root and data disk of a guest", || {
-        Ok((scene.import()?, "256 MiB + 64 MiB".into()))
-    })?;
+    steps.run("import the root and data disk of a guest", || Ok((scene.import()?, "256 MiB + 64 MiB".into())))?;
     let mut vm = steps.run("boot a machine from them over NBD", || {
         let (vm, _, ready) = scene.boot("original", &Pair::original())?;
-        Ok((
-            vm,
-            format!(
-                "guest up after {}; it numbers its writes to both disks",
-                human(ready)
-            ),
-        ))
+        Ok((vm, format!("guest up after {}; it numbers its writes to both disks", human(ready))))
     })?;
-    steps.run(
-        &format!(
-            "take {} snapshots of both disks while it writes",
-            names.len()
-        ),
-        || {
-            let times = take_snapshots(scene, &vm, names)?;
-            Ok((
-                (),
-                format!("each, as the caller sees it: {}", spread(&times)),
-            ))
-        },
-    )?;
+    steps.run(&format!("take {} snapshots of both disks while it writes", names.len()), || {
+        let times = take_snapshots(scene, &vm, names)?;
+        Ok(((), format!("each, as the caller sees it: {}", spread(&times))))
+    })?;
     steps.run("take one with the guest's file systems frozen", || {
         let held = snapshot_frozen(scene, &mut vm)?;
         Ok(((), format!("guest held for {}", human(held))))
@@ -100,71 +72,36 @@ fn begin(steps: &mut Steps, scene: &Scene, names: &[String]) -> Result<Vm> {
 }
 
 /// Returns the reverted machine and the clone, both running.
-fn clone_wreck_revert(
-    steps: &mut Steps,
-    scene: &Scene,
-    names: &[String],
-    original: Vm,
-) -> Result<[Vm; 2]> {
+fn clone_wreck_revert(steps: &mut Steps, scene: &Scene, names: &[String], original: Vm) -> Result<[Vm; 2]> {
     let middle = &names[names.len() / 2];
-    let clone = steps.run(
-        &format!("clone {middle} and boot the clone beside the original"),
-        || {
-            let (clone, cloned, ready) = boot_clone(scene, &original, middle)?;
-            Ok((
-                clone,
-                format!(
-                    "cloned in {}, up after {}; both run",
-                    human(cloned),
-                    human(ready)
-                ),
-            ))
-        },
-    )?;
-    steps.run(
-        &format!("overwrite {WRECKED_MIB} MiB of the original's root disk, cut its power"),
-        || {
-            wreck(scene, original)?;
-            Ok(((), "garbage where the system was".into()))
-        },
-    )?;
+    let clone = steps.run(&format!("clone {middle} and boot the clone beside the original"), || {
+        let (clone, cloned, ready) = boot_clone(scene, &original, middle)?;
+        Ok((clone, format!("cloned in {}, up after {}; both run", human(cloned), human(ready))))
+    })?;
+    steps.run(&format!("overwrite {WRECKED_MIB} MiB of the original's root disk, cut its power"), || {
+        wreck(scene, original)?;
+        Ok(((), "garbage where the system was".into()))
+    })?;
     let back = &names[names.len() / 4];
     let reverted = steps.run(&format!("revert to {back} and boot again"), || {
         let (vm, reverted, ready) = revert(scene, back)?;
-        let remark = format!(
-            "reverted in {}, up after {}, all data as of {back}",
-            human(reverted),
-            human(ready)
-        );
+        let remark = format!("reverted in {}, up after {}, all data as of {back}", human(reverted), human(ready));
         Ok((vm, remark))
     })?;
     Ok([reverted, clone])
 }
 
 /// All snapshots must have outlived the revert, those newer than the one reverted to included.
-fn check_all(
-    steps: &mut Steps,
-    scene: &Scene,
-    names: &[String],
-    file_systems_every: usize,
-) -> Result<()> {
+fn check_all(steps: &mut Steps, scene: &Scene, names: &[String], file_systems_every: usize) -> Result<()> {
     let stamps = steps.run("check that every snapshot shows one instant", || {
         let stamps = check_stamps(scene, names)?;
-        let remark = format!(
-            "{} of {} do; stamps {} to {}",
-            stamps.len(),
-            names.len(),
-            stamps[0].a,
-            stamps[stamps.len() - 1].a
-        );
+        let remark =
+            format!("{} of {} do; stamps {} to {}", stamps.len(), names.len(), stamps[0].a, stamps[stamps.len() - 1].a);
         Ok((stamps, remark))
     })?;
     steps.run("check file systems and data in the snapshots", || {
         let checked = check_file_systems(scene, file_systems_every, names, &stamps)?;
-        Ok((
-            (),
-            format!("{checked} snapshots without fault, the newest included"),
-        ))
+        Ok(((), format!("{checked} snapshots without fault, the newest included")))
     })
 }
 
@@ -187,10 +124,7 @@ fn snapshot_frozen(scene: &Scene, vm: &mut Vm) -> Result<Duration> {
     agent.thaw()?;
     let held = began.elapsed();
     taken?;
-    ensure!(
-        frozen == 2,
-        "{frozen} file systems were frozen, there are two"
-    );
+    ensure!(frozen == 2, "{frozen} file systems were frozen, there are two");
     Ok(held)
 }
 
@@ -203,16 +137,10 @@ fn boot_clone(scene: &Scene, original: &Vm, snapshot: &str) -> Result<(Vm, Durat
     scene.clone_pair(&from, &to)?;
     let cloned = began.elapsed();
     let (clone, found, ready) = scene.boot("clone", &to)?;
-    ensure!(
-        found == expected,
-        "the clone starts from {found:?}, the snapshot holds {expected:?}"
-    );
+    ensure!(found == expected, "the clone starts from {found:?}, the snapshot holds {expected:?}");
     let clone_at = scene.next_stamp(&clone, found.a)?;
     let original_at = scene.next_stamp(original, found.a)?;
-    ensure!(
-        original_at > clone_at,
-        "the original has fallen behind its clone: {original_at}, {clone_at}"
-    );
+    ensure!(original_at > clone_at, "the original has fallen behind its clone: {original_at}, {clone_at}");
     Ok((clone, cloned, ready))
 }
 
@@ -221,9 +149,7 @@ fn wreck(scene: &Scene, mut vm: Vm) -> Result<()> {
     vm.tell(&format!("wreck {WRECKED_MIB}"))?;
     // Not `expect`: the writer's complaints are what is wanted here.
     vm.console()
-        .wait_for(from, Duration::from_secs(30), "WRECKED", |line| {
-            line.starts_with("WRECKED").then_some(())
-        })?;
+        .wait_for(from, Duration::from_secs(30), "WRECKED", |line| line.starts_with("WRECKED").then_some(()))?;
     vm.kill()?;
     let amid = (WRECKED_MIB / 2) << 20;
     let wrecked = scene.is_wrecked(&Pair::original().root, amid)?;
@@ -238,13 +164,8 @@ fn revert(scene: &Scene, snapshot: &str) -> Result<(Vm, Duration, Duration)> {
     let began = Instant::now();
     scene.revert(&volumes.at(snapshot))?;
     let reverted = began.elapsed();
-    let (vm, found, ready) = scene
-        .boot("reverted", &volumes)
-        .context("boot after the revert")?;
-    ensure!(
-        found == expected,
-        "after the revert the disks hold {found:?}, the snapshot holds {expected:?}"
-    );
+    let (vm, found, ready) = scene.boot("reverted", &volumes).context("boot after the revert")?;
+    ensure!(found == expected, "after the revert the disks hold {found:?}, the snapshot holds {expected:?}");
     Ok((vm, reverted, ready))
 }
 
@@ -254,12 +175,7 @@ fn check_stamps(scene: &Scene, names: &[String]) -> Result<Vec<Stamps>> {
     for name in names {
         let stamps = scene.stamps(&Pair::original().at(name))?;
         if let Some(before) = all.last() {
-            ensure!(
-                stamps.a > before.a,
-                "{name} holds stamp {}, the snapshot before it {}",
-                stamps.a,
-                before.a
-            );
+            ensure!(stamps.a > before.a, "{name} holds stamp {}, the snapshot before it {}", stamps.a, before.a);
         }
         all.push(stamps);
     }
@@ -267,26 +183,15 @@ fn check_stamps(scene: &Scene, names: &[String]) -> Result<Vec<Stamps>> {
 }
 
 /// Returns how many snapshots were checked; the last one and the frozen one always are.
-fn check_file_systems(
-    scene: &Scene,
-    every: usize,
-    names: &[String],
-    stamps: &[Stamps],
-) -> Result<usize> {
+fn check_file_systems(scene: &Scene, every: usize, names: &[String], stamps: &[Stamps]) -> Result<usize> {
     let mut checked = 0;
     for (i, (name, stamps)) in names.iter().zip(stamps).enumerate() {
         if i % every.max(1) == 0 || i + 1 == names.len() {
-            scene.check_file_systems(
-                &Pair::original().at(name),
-                *stamps,
-                Journal::MayNeedReplay,
-            )?;
+            scene.check_file_systems(&Pair::original().at(name), *stamps, Journal::MayNeedReplay)?;
             checked += 1;
         }
     }
     let quiet = Pair::original().at(QUIET);
-    scene
-        .check_file_systems(&quiet, scene.stamps(&quiet)?, Journal::Clean)
-        .context("the frozen snapshot")?;
+    scene.check_file_systems(&quiet, scene.stamps(&quiet)?, Journal::Clean).context("the frozen snapshot")?;
     Ok(checked + 1)
 }

@@ -24,10 +24,7 @@ impl Guest {
     pub fn prepare() -> Result<Guest> {
         let script = scratch::checkout()?.join("guest/build.sh");
         let dir = scratch::folder()?.join("guest");
-        let status = Command::new(&script)
-            .arg(&dir)
-            .stdin(Stdio::null())
-            .status();
+        let status = Command::new(&script).arg(&dir).stdin(Stdio::null()).status();
         let status = status.with_context(|| format!("start {}", script.display()))?;
         if !status.success() {
             bail!("guest/build.sh failed ({status})");

@@ -31,9 +31,7 @@ impl Accelerator {
     pub fn choose(guest: &Guest) -> Result<Accelerator> {
         let chosen = Accelerator::remembered_or_probed(guest)?;
         if chosen == Accelerator::Tcg {
-            println!(
-                "NOTE: KVM runs no guests here, so QEMU emulates the processor; guests are several times slower."
-            );
+            println!("NOTE: KVM runs no guests here, so QEMU emulates the processor; guests are several times slower.");
         }
         Ok(chosen)
     }
@@ -57,23 +55,13 @@ impl Accelerator {
         let memory = scratch::folder()?.join("accelerator");
         for accelerator in [Accelerator::Kvm, Accelerator::Tcg] {
             // An unreadable answer is as good as none.
-            if fs::read_to_string(&memory)
-                .is_ok_and(|text| text == accelerator.entry(&kernel, &qemu))
-            {
+            if fs::read_to_string(&memory).is_ok_and(|text| text == accelerator.entry(&kernel, &qemu)) {
                 return Ok(accelerator);
             }
         }
-        println!(
-            "trying whether KVM runs a guest (up to {} s, once)",
-            PATIENCE.as_secs()
-        );
-        let answer = if boots(guest)? {
-            Accelerator::Kvm
-        } else {
-            Accelerator::Tcg
-        };
-        fs::write(&memory, answer.entry(&kernel, &qemu))
-            .with_context(|| format!("write {}", memory.display()))?;
+        println!("trying whether KVM runs a guest (up to {} s, once)", PATIENCE.as_secs());
+        let answer = if boots(guest)? { Accelerator::Kvm } else { Accelerator::Tcg };
+        fs::write(&memory, answer.entry(&kernel, &qemu)).with_context(|| format!("write {}", memory.display()))?;
         Ok(answer)
     }
 
@@ -87,29 +75,17 @@ fn boots(guest: &Guest) -> Result<bool> {
     let mut command = Command::new("qemu-system-x86_64");
     command
         .args(Accelerator::Kvm.options())
-        .args([
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-no-reboot",
-            "-machine",
-            "q35,usb=off",
-        ])
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35,usb=off"])
         .args(["-m", "128", "-serial", "stdio"])
         .arg("-kernel")
         .arg(&guest.kernel)
         .arg("-initrd")
         .arg(&guest.initrd)
-        .args([
-            "-append",
-            "console=ttyS0 quiet panic=-1 rdinit=/bin/busybox -- echo FIRST-PROCESS",
-        ])
+        .args(["-append", "console=ttyS0 quiet panic=-1 rdinit=/bin/busybox -- echo FIRST-PROCESS"])
         .stdout(Stdio::piped());
     let mut process = Process::spawn("the KVM probe", &mut command, Ending::Kill, &log)?;
     let console = Console::follow(process.take_output().context("the probe has no output")?);
-    let seen = console.wait_for(Mark::default(), PATIENCE, "first process", |line| {
-        line.contains("FIRST-PROCESS").then_some(())
-    });
+    let seen = console
+        .wait_for(Mark::default(), PATIENCE, "first process", |line| line.contains("FIRST-PROCESS").then_some(()));
     Ok(seen.is_ok())
 }

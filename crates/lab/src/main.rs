@@ -32,14 +32,8 @@ enum Verb {
 
 fn main() -> Result<()> {
     match Arguments::parse().verb {
-        Verb::Demo {
-            keyframe,
-            snapshots,
-            file_systems_every,
-        } => demo::run(&demo::Options {
-            keyframe,
-            snapshots,
-            file_systems_every,
-        }),
+        Verb::Demo { keyframe, snapshots, file_systems_every } => {
+            demo::run(&demo::Options { keyframe, snapshots, file_systems_every })
+        }
     }
 }

@@ -43,15 +43,8 @@ impl Process {
         command.stdin(Stdio::null()).stderr(file);
         // SAFETY: the closure runs between fork and exec and makes one system call; it neither allocates nor locks.
         unsafe { command.pre_exec(move || Ok(set_parent_process_death_signal(Some(signal))?)) };
-        let child = command
-            .spawn()
-            .with_context(|| format!("start {name} ({})", command.get_program().display()))?;
-        Ok(Process {
-            name: name.to_owned(),
-            child,
-            ending,
-            log: log.to_owned(),
-        })
+        let child = command.spawn().with_context(|| format!("start {name} ({})", command.get_program().display()))?;
+        Ok(Process { name: name.to_owned(), child, ending, log: log.to_owned() })
     }
 
     /// The process's standard output, once, if it was asked to be piped.
@@ -93,11 +86,7 @@ impl Process {
         kill_process(self.pid(), Signal::TERM)?;
         let status = self.wait(FAREWELL)?;
         if !status.success() {
-            bail!(
-                "{} ended badly ({status}): {}",
-                self.name,
-                self.last_words()
-            );
+            bail!("{} ended badly ({status}): {}", self.name, self.last_words());
         }
         Ok(())
     }
@@ -130,16 +119,9 @@ impl Drop for Process {
 /// Runs a tool to its end and returns its standard output; any other end than exit code 0 is an error.
 pub fn run_tool(command: &mut Command) -> Result<String> {
     let line = format!("{command:?}");
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("start {line}"))?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("start {line}"))?;
     if !output.status.success() {
-        bail!(
-            "{line} failed ({}): {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("{line} failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -35,12 +35,8 @@ const REPLY: Duration = Duration::from_secs(30);
 impl Agent {
     /// Connects and waits until the agent in the guest answers.
     pub fn connect(socket: &Path, patience: Duration) -> Result<Agent> {
-        let stream = UnixStream::connect(socket)
-            .with_context(|| format!("connect to {}", socket.display()))?;
-        let mut agent = Agent {
-            stream,
-            pending: Vec::new(),
-        };
+        let stream = UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
+        let mut agent = Agent { stream, pending: Vec::new() };
         let deadline = Instant::now() + patience;
         for id in 1u64.. {
             let request = json!({ "execute": "guest-sync-delimited", "arguments": { "id": id } });
@@ -61,36 +57,25 @@ impl Agent {
 
     /// Runs one agent command.
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
-        writeln!(
-            self.stream,
-            "{}",
-            json!({ "execute": command, "arguments": arguments })
-        )
-        .with_context(|| format!("send {command} to the guest agent"))?;
+        writeln!(self.stream, "{}", json!({ "execute": command, "arguments": arguments }))
+            .with_context(|| format!("send {command} to the guest agent"))?;
         let Some(mut reply) = self.read_reply(Instant::now() + REPLY)? else {
             bail!("the guest agent did not answer {command} within {REPLY:?}");
         };
         if let Some(error) = reply.get("error") {
-            bail!(
-                "{command} refused by the guest agent: {}",
-                error["desc"].as_str().unwrap_or("no reason given")
-            );
+            bail!("{command} refused by the guest agent: {}", error["desc"].as_str().unwrap_or("no reason given"));
         }
         Ok(reply["return"].take())
     }
 
     /// Freezes all file systems; returns how many.
     pub fn freeze(&mut self) -> Result<u64> {
-        self.execute("guest-fsfreeze-freeze", json!({}))?
-            .as_u64()
-            .context("freeze returned no number")
+        self.execute("guest-fsfreeze-freeze", json!({}))?.as_u64().context("freeze returned no number")
     }
 
     /// Thaws all file systems; returns how many.
     pub fn thaw(&mut self) -> Result<u64> {
-        self.execute("guest-fsfreeze-thaw", json!({}))?
-            .as_u64()
-            .context("thaw returned no number")
+        self.execute("guest-fsfreeze-thaw", json!({}))?.as_u64().context("thaw returned no number")
     }
 
     /// Runs a shell command in the guest and waits for its end.
@@ -103,10 +88,7 @@ impl Agent {
             if status["exited"] == true {
                 let output = STANDARD.decode(status["out-data"].as_str().unwrap_or_default())?;
                 let output = String::from_utf8_lossy(&output).into_owned();
-                return Ok(Ended {
-                    code: status["exitcode"].as_i64(),
-                    output,
-                });
+                return Ok(Ended { code: status["exitcode"].as_i64(), output });
             }
             if Instant::now() > deadline {
                 bail!("'{line}' still runs in the guest after {patience:?}");

@@ -42,20 +42,14 @@ impl Qmp {
         let stream = connect_when_there(socket, patience)?;
         let mut reader = BufReader::new(stream.try_clone()?);
         let mut greeting = String::new();
-        reader
-            .read_line(&mut greeting)
-            .context("read the monitor's greeting")?;
+        reader.read_line(&mut greeting).context("read the monitor's greeting")?;
         if !greeting.contains("\"QMP\"") {
             bail!("not a QEMU monitor, it says: {greeting}");
         }
         let shared = Arc::new(Shared::default());
         let sink = Arc::clone(&shared);
         std::thread::spawn(move || sink.fill_from(reader));
-        let mut qmp = Qmp {
-            stream,
-            shared,
-            next_id: 1,
-        };
+        let mut qmp = Qmp { stream, shared, next_id: 1 };
         qmp.execute("qmp_capabilities", json!({}))?;
         Ok(qmp)
     }
@@ -65,17 +59,13 @@ impl Qmp {
         let id = self.next_id;
         self.next_id += 1;
         let request = json!({ "execute": command, "arguments": arguments, "id": id });
-        writeln!(self.stream, "{request}")
-            .with_context(|| format!("send {command} to the monitor"))?;
+        writeln!(self.stream, "{request}").with_context(|| format!("send {command} to the monitor"))?;
         let mut reply = self
             .shared
             .wait_until(REPLY, |state| state.replies.remove(&id))
             .with_context(|| format!("wait for the reply to {command}"))?;
         if let Some(error) = reply.get("error") {
-            bail!(
-                "{command} refused: {}",
-                error["desc"].as_str().unwrap_or("no reason given")
-            );
+            bail!("{command} refused: {}", error["desc"].as_str().unwrap_or("no reason given"));
         }
         Ok(reply["return"].take())
     }
@@ -88,14 +78,7 @@ impl Qmp {
     /// Waits for an event of this name that came after the first `from` ones.
     pub fn wait_event(&self, name: &str, from: usize, patience: Duration) -> Result<Value> {
         self.shared
-            .wait_until(patience, |state| {
-                state
-                    .events
-                    .iter()
-                    .skip(from)
-                    .find(|event| event["event"] == name)
-                    .cloned()
-            })
+            .wait_until(patience, |state| state.events.iter().skip(from).find(|event| event["event"] == name).cloned())
             .with_context(|| format!("wait for the event {name}"))
     }
 }
@@ -104,10 +87,7 @@ impl Shared {
     fn fill_from(&self, reader: BufReader<UnixStream>) {
         for line in reader.lines() {
             // A read error or a line that is no JSON ends the connection for us as an orderly end does.
-            let Some(message) = line
-                .ok()
-                .and_then(|l| serde_json::from_str::<Value>(&l).ok())
-            else {
+            let Some(message) = line.ok().and_then(|l| serde_json::from_str::<Value>(&l).ok()) else {
                 break;
             };
             let mut state = self.state.lock();
@@ -122,11 +102,7 @@ impl Shared {
         self.arrived.notify_all();
     }
 
-    fn wait_until<T>(
-        &self,
-        patience: Duration,
-        mut pick: impl FnMut(&mut State) -> Option<T>,
-    ) -> Result<T> {
+    fn wait_until<T>(&self, patience: Duration, mut pick: impl FnMut(&mut State) -> Option<T>) -> Result<T> {
         let deadline = Instant::now() + patience;
         let mut state = self.state.lock();
         loop {

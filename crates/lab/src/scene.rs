@@ -40,51 +40,31 @@ const PROGRESS: Duration = Duration::from_secs(30);
 impl Pair {
     /// The volumes the guest was imported into.
     pub fn original() -> Pair {
-        Pair {
-            root: "root".into(),
-            data: "data".into(),
-        }
+        Pair { root: "root".into(), data: "data".into() }
     }
 
     /// The same volumes with a suffix, for a clone.
     pub fn named(&self, suffix: &str) -> Pair {
-        Pair {
-            root: format!("{}-{suffix}", self.root),
-            data: format!("{}-{suffix}", self.data),
-        }
+        Pair { root: format!("{}-{suffix}", self.root), data: format!("{}-{suffix}", self.data) }
     }
 
     /// A snapshot of both.
     pub fn at(&self, snapshot: &str) -> Pair {
-        Pair {
-            root: format!("{}@{snapshot}", self.root),
-            data: format!("{}@{snapshot}", self.data),
-        }
+        Pair { root: format!("{}@{snapshot}", self.root), data: format!("{}@{snapshot}", self.data) }
     }
 }
 
 impl Scene {
     /// Prepares the guest and makes an empty store, in a folder that goes with the scene.
     pub fn open(keyframe: &Path) -> Result<Scene> {
-        ensure!(
-            keyframe.is_file(),
-            "no keyframe binary at {}; build it first",
-            keyframe.display()
-        );
+        ensure!(keyframe.is_file(), "no keyframe binary at {}; build it first", keyframe.display());
         let guest = Guest::prepare()?;
         let accelerator = Accelerator::choose(&guest)?;
         let work = scratch::work_folder()?;
         let store = Store::create(keyframe, &work.path().join("pool"), "4G")?;
         let size = |image: &Path| Ok::<_, std::io::Error>(image.metadata()?.len());
         let (root_size, data_size) = (size(&guest.root_image)?, size(&guest.data_image)?);
-        Ok(Scene {
-            store,
-            guest,
-            accelerator,
-            root_size,
-            data_size,
-            work,
-        })
+        Ok(Scene { store, guest, accelerator, root_size, data_size, work })
     }
 
     /// Puts the guest's two images into the store.
@@ -98,21 +78,13 @@ impl Scene {
     /// writer has checked, logs included, and the time until the guest was up.
     pub fn boot(&self, name: &str, volumes: &Pair) -> Result<(Vm, Stamps, Duration)> {
         let disks = vec![self.disk(&volumes.root), self.disk(&volumes.data)];
-        let spec = VmSpec {
-            name,
-            memory_mib: 256,
-            disks,
-            command_line: "lab=stamp",
-        };
+        let spec = VmSpec { name, memory_mib: 256, disks, command_line: "lab=stamp" };
         let vm = Vm::boot(&spec, &self.guest, self.accelerator)?;
         let ready = vm.ready()?;
         let found = vm.expect(Mark::default(), PROGRESS, "STAMP-START", |line| {
             let (a, rest) = line.strip_prefix("STAMP-START a=")?.split_once(" b=")?;
             let (b, _) = rest.split_once(' ')?;
-            Some(Stamps {
-                a: a.parse().ok()?,
-                b: b.parse().ok()?,
-            })
+            Some(Stamps { a: a.parse().ok()?, b: b.parse().ok()? })
         })?;
         Ok((vm, found, ready))
     }
@@ -148,11 +120,8 @@ impl Scene {
 
     /// The stamps of a snapshot; fails unless it shows one instant.
     pub fn stamps(&self, snapshot: &Pair) -> Result<Stamps> {
-        Stamps::read(
-            (&self.disk(&snapshot.root), self.root_size),
-            (&self.disk(&snapshot.data), self.data_size),
-        )
-        .with_context(|| format!("stamps of {}", snapshot.root))
+        Stamps::read((&self.disk(&snapshot.root), self.root_size), (&self.disk(&snapshot.data), self.data_size))
+            .with_context(|| format!("stamps of {}", snapshot.root))
     }
 
     /// Whether the guest has overwritten this place of a volume with garbage.
@@ -161,24 +130,10 @@ impl Scene {
     }
 
     /// Fails unless both file systems of a snapshot are without fault and hold every promised record.
-    pub fn check_file_systems(
-        &self,
-        snapshot: &Pair,
-        stamps: Stamps,
-        journal: Journal,
-    ) -> Result<()> {
-        for (export, log) in [
-            (&snapshot.root, "/var/lib/stamps"),
-            (&snapshot.data, "/stamps"),
-        ] {
-            check_file_system(
-                &self.disk(export),
-                &self.work.path().join("copy"),
-                log,
-                stamps,
-                journal,
-            )
-            .with_context(|| format!("file system of {export}"))?;
+    pub fn check_file_systems(&self, snapshot: &Pair, stamps: Stamps, journal: Journal) -> Result<()> {
+        for (export, log) in [(&snapshot.root, "/var/lib/stamps"), (&snapshot.data, "/stamps")] {
+            check_file_system(&self.disk(export), &self.work.path().join("copy"), log, stamps, journal)
+                .with_context(|| format!("file system of {export}"))?;
         }
         Ok(())
     }

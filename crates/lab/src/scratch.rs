@@ -31,9 +31,7 @@ pub fn work_folder() -> Result<TempDir> {
     for entry in fs::read_dir(&folder)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let owner = name
-            .strip_prefix(WORK)
-            .and_then(|rest| rest.split('-').next());
+        let owner = name.strip_prefix(WORK).and_then(|rest| rest.split('-').next());
         if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
             match fs::remove_dir_all(entry.path()) {
                 // Another run was faster.
@@ -43,7 +41,5 @@ pub fn work_folder() -> Result<TempDir> {
         }
     }
     let prefix = format!("{WORK}{}-", std::process::id());
-    Ok(tempfile::Builder::new()
-        .prefix(&prefix)
-        .tempdir_in(folder)?)
+    Ok(tempfile::Builder::new().prefix(&prefix).tempdir_in(folder)?)
 }

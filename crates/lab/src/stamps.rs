@@ -37,20 +37,14 @@ const GARBAGE: u64 = 0xDBDB_DBDB_DBDB_DBDB;
 impl Stamps {
     /// Reads both stamps; fails if they are not of one instant.
     pub fn read(root: (&Disk, u64), data: (&Disk, u64)) -> Result<Stamps> {
-        let stamps = Stamps {
-            a: read_word(root.0, root.1 - STAMP_AREA)?,
-            b: read_word(data.0, data.1 - STAMP_AREA)?,
-        };
+        let stamps = Stamps { a: read_word(root.0, root.1 - STAMP_AREA)?, b: read_word(data.0, data.1 - STAMP_AREA)? };
         stamps.check()?;
         Ok(stamps)
     }
 
     fn check(&self) -> Result<()> {
         let Stamps { a, b } = *self;
-        ensure!(
-            b <= a && a <= b + 1,
-            "not one instant: stamp {a} on the root disk, stamp {b} on the data disk"
-        );
+        ensure!(b <= a && a <= b + 1, "not one instant: stamp {a} on the root disk, stamp {b} on the data disk");
         Ok(())
     }
 }
@@ -64,10 +58,7 @@ pub fn is_wrecked(disk: &Disk, offset: u64) -> Result<bool> {
 fn read_word(disk: &Disk, offset: u64) -> Result<u64> {
     let options = match disk {
         Disk::File(path) => {
-            format!(
-                "driver=raw,file.driver=file,file.filename={}",
-                path.display()
-            )
+            format!("driver=raw,file.driver=file,file.filename={}", path.display())
         }
         Disk::Nbd { socket, export } => format!(
             "driver=raw,file.driver=nbd,file.server.type=unix,file.server.path={},file.export={export}",
@@ -92,53 +83,28 @@ fn word_in_dump(dump: &str) -> Option<u64> {
 
 /// Copies `disk` into the file `image`, replays the journal, and fails unless the file system is then without fault and
 /// the log at `path` in it holds what `stamps` promise.
-pub fn check_file_system(
-    disk: &Disk,
-    image: &Path,
-    path: &str,
-    stamps: Stamps,
-    journal: Journal,
-) -> Result<()> {
+pub fn check_file_system(disk: &Disk, image: &Path, path: &str, stamps: Stamps, journal: Journal) -> Result<()> {
     copy(disk, image)?;
     match journal {
         // Repairing anything but the journal here would hide exactly the damage that is looked for.
         Journal::MayNeedReplay => {
-            run_tool(
-                Command::new("e2fsck")
-                    .args(["-y", "-E", "journal_only"])
-                    .arg(image),
-            )?;
+            run_tool(Command::new("e2fsck").args(["-y", "-E", "journal_only"]).arg(image))?;
         }
         Journal::Clean => {
             let features = run_tool(Command::new("dumpe2fs").arg("-h").arg(image))?;
-            ensure!(
-                !features.contains("needs_recovery"),
-                "a frozen file system needs its journal replayed"
-            );
+            ensure!(!features.contains("needs_recovery"), "a frozen file system needs its journal replayed");
         }
     }
     run_tool(Command::new("e2fsck").arg("-fn").arg(image))?;
-    let log = run_tool(
-        Command::new("debugfs")
-            .args(["-R", &format!("cat {path}")])
-            .arg(image),
-    )?;
+    let log = run_tool(Command::new("debugfs").args(["-R", &format!("cat {path}")]).arg(image))?;
     check_log(log.as_bytes(), stamps)
 }
 
 fn copy(disk: &Disk, image: &Path) -> Result<()> {
     match disk {
-        Disk::File(path) => run_tool(
-            Command::new("cp")
-                .arg("--sparse=always")
-                .args([path, image]),
-        ),
+        Disk::File(path) => run_tool(Command::new("cp").arg("--sparse=always").args([path, image])),
         Disk::Nbd { socket, export } => {
-            let uri = format!(
-                "nbd+unix:///{}?socket={}",
-                export.replace('@', "%40"),
-                socket.display()
-            );
+            let uri = format!("nbd+unix:///{}?socket={}", export.replace('@', "%40"), socket.display());
             run_tool(Command::new("nbdcopy").arg(uri).arg(image))
         }
     }
@@ -156,11 +122,7 @@ fn check_log(log: &[u8], stamps: Stamps) -> Result<()> {
     );
     for (i, record) in (0..needed).zip(records) {
         let expected = format!("{:0width$}\n", i * LOG_EVERY, width = RECORD - 1);
-        ensure!(
-            record == expected.as_bytes(),
-            "record {i} of the log holds {:?}",
-            String::from_utf8_lossy(record)
-        );
+        ensure!(record == expected.as_bytes(), "record {i} of the log holds {:?}", String::from_utf8_lossy(record));
     }
     Ok(())
 }
@@ -179,20 +141,14 @@ mod tests {
     #[test]
     fn accepts_stamps_of_one_instant_only() {
         let check = |a, b| Stamps { a, b }.check().is_ok();
-        assert_eq!(
-            [check(7, 7), check(8, 7), check(9, 7), check(7, 8)],
-            [true, true, false, false]
-        );
+        assert_eq!([check(7, 7), check(8, 7), check(9, 7), check(7, 8)], [true, true, false, false]);
     }
 
     #[test]
     fn wants_every_promised_record() {
         let log = b"000000000000000\n000000000000008\n";
         let check = |a| check_log(log, Stamps { a, b: a }).is_ok();
-        assert_eq!(
-            [check(0), check(15), check(16), check(17)],
-            [true, true, true, false]
-        );
+        assert_eq!([check(0), check(15), check(16), check(17)], [true, true, true, false]);
         let torn = b"000000000000000\n\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
         assert!(check_log(torn, Stamps { a: 9, b: 9 }).is_err());
     }

@@ -26,9 +26,7 @@ impl Steps {
     /// All steps with their times.
     pub fn table(&self) -> Table {
         let mut table = Table::new();
-        table
-            .load_style(presets::UTF8_FULL_CONDENSED)
-            .set_header(["step", "time", ""]);
+        table.load_style(presets::UTF8_FULL_CONDENSED).set_header(["step", "time", ""]);
         for (what, took, remark) in &self.done {
             table.add_row([what, &human(*took), remark]);
         }
@@ -42,11 +40,7 @@ impl Steps {
 /// A duration with three significant digits or so.
 pub fn human(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
-    if seconds < 1.0 {
-        format!("{:.1} ms", seconds * 1e3)
-    } else {
-        format!("{seconds:.1} s")
-    }
+    if seconds < 1.0 { format!("{:.1} ms", seconds * 1e3) } else { format!("{seconds:.1} s") }
 }
 
 /// Median and maximum of some times, for a remark.

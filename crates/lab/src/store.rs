@@ -24,33 +24,15 @@ const START: Duration = Duration::from_secs(30);
 impl Store {
     /// Makes a pool in the file `pool` and starts a server for it.
     pub fn create(keyframe: &Path, pool: &Path, size: &str) -> Result<Store> {
-        run_tool(
-            Command::new(keyframe)
-                .args(["pool", "create"])
-                .arg(pool)
-                .args(["--size", size]),
-        )?;
-        let sockets = tempfile::Builder::new()
-            .prefix("keyframe-store-")
-            .tempdir()?;
+        run_tool(Command::new(keyframe).args(["pool", "create"]).arg(pool).args(["--size", size]))?;
+        let sockets = tempfile::Builder::new().prefix("keyframe-store-").tempdir()?;
         let mut command = Command::new(keyframe);
         command.arg("serve").arg("--pool").arg(pool);
         command.arg("--control").arg(sockets.path().join("control"));
-        command
-            .arg("--nbd")
-            .arg(format!("unix:{}", sockets.path().join("nbd").display()));
+        command.arg("--nbd").arg(format!("unix:{}", sockets.path().join("nbd").display()));
         command.stdout(Stdio::null());
-        let server = Process::spawn(
-            "keyframe serve",
-            &mut command,
-            Ending::Ask,
-            &sockets.path().join("log"),
-        )?;
-        let mut store = Store {
-            keyframe: keyframe.to_owned(),
-            server,
-            sockets,
-        };
+        let server = Process::spawn("keyframe serve", &mut command, Ending::Ask, &sockets.path().join("log"))?;
+        let mut store = Store { keyframe: keyframe.to_owned(), server, sockets };
         store.wait_until_served()?;
         Ok(store)
     }
@@ -58,11 +40,7 @@ impl Store {
     /// Copies a raw image into a new volume.
     pub fn import(&self, image: &Path, volume: &str) -> Result<()> {
         let line = ["import", "--format", "raw"].map(OsStr::new);
-        self.call(
-            line.into_iter()
-                .chain([image.as_os_str(), OsStr::new(volume)]),
-        )
-        .map(drop)
+        self.call(line.into_iter().chain([image.as_os_str(), OsStr::new(volume)])).map(drop)
     }
 
     /// Snapshots all `volumes` at one instant; returns how long the caller waited.
@@ -91,10 +69,7 @@ impl Store {
 
     /// A volume, or read-only a `volume@snapshot`, as a disk for a machine.
     pub fn disk(&self, export: &str) -> Disk {
-        Disk::Nbd {
-            socket: self.sockets.path().join("nbd"),
-            export: export.to_owned(),
-        }
+        Disk::Nbd { socket: self.sockets.path().join("nbd"), export: export.to_owned() }
     }
 
     /// Ends the server in order.
@@ -111,9 +86,7 @@ impl Store {
             }
             self.server.check_running()?;
             if Instant::now() > deadline {
-                return answer
-                    .map(drop)
-                    .with_context(|| format!("no server within {START:?}"));
+                return answer.map(drop).with_context(|| format!("no server within {START:?}"));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -121,10 +94,6 @@ impl Store {
 
     fn call(&self, line: impl IntoIterator<Item: AsRef<OsStr>>) -> Result<String> {
         let mut command = Command::new(&self.keyframe);
-        run_tool(
-            command
-                .args(line)
-                .env("KEYFRAME_CONTROL", self.sockets.path().join("control")),
-        )
+        run_tool(command.args(line).env("KEYFRAME_CONTROL", self.sockets.path().join("control")))
     }
 }

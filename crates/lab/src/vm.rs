@@ -60,12 +60,7 @@ pub struct Vm {
 /// Emulated, beside other machines, on a busy host: ten times what a boot takes on a quiet one.
 pub const BOOT: Duration = Duration::from_secs(60);
 /// What the guest prints when something is wrong with its disks.
-const COMPLAINTS: [&str; 4] = [
-    "STAMP-BAD",
-    "STAMP-FAILED",
-    "GUEST-NO-ROOT",
-    "GUEST-NO-DATA",
-];
+const COMPLAINTS: [&str; 4] = ["STAMP-BAD", "STAMP-FAILED", "GUEST-NO-ROOT", "GUEST-NO-DATA"];
 /// How long the disk waits for a server that went away, before the guest sees an error.
 const RECONNECT_SECONDS: u32 = 300;
 
@@ -76,17 +71,8 @@ impl Vm {
         let sockets = tempfile::Builder::new().prefix("keyframe-vm-").tempdir()?;
         let started = Instant::now();
         let mut command = qemu(spec, guest, accelerator, sockets.path());
-        let mut process = Process::spawn(
-            spec.name,
-            &mut command,
-            Ending::Kill,
-            &sockets.path().join("log"),
-        )?;
-        let console = Console::follow(
-            process
-                .take_output()
-                .context("the machine has no console")?,
-        );
+        let mut process = Process::spawn(spec.name, &mut command, Ending::Kill, &sockets.path().join("log"))?;
+        let console = Console::follow(process.take_output().context("the machine has no console")?);
         let connect = || -> Result<(Qmp, UnixStream)> {
             let qmp = Qmp::connect(&sockets.path().join("qmp"), Duration::from_secs(20))?;
             let channel = connect_when_there(&sockets.path().join("lab"), Duration::from_secs(5))?;
@@ -98,23 +84,12 @@ impl Vm {
             Err(e) => return Err(process.check_running().err().unwrap_or(e)),
         };
         let name = spec.name.to_owned();
-        Ok(Vm {
-            process,
-            console,
-            qmp,
-            channel,
-            agent: None,
-            sockets,
-            started,
-            name,
-        })
+        Ok(Vm { process, console, qmp, channel, agent: None, sockets, started, name })
     }
 
     /// Waits until the guest is up; returns the time since the start of its process.
     pub fn ready(&self) -> Result<Duration> {
-        self.expect(Mark::default(), BOOT, "GUEST-READY", |line| {
-            line.starts_with("GUEST-READY").then_some(())
-        })?;
+        self.expect(Mark::default(), BOOT, "GUEST-READY", |line| line.starts_with("GUEST-READY").then_some(()))?;
         Ok(self.started.elapsed())
     }
 
@@ -151,25 +126,16 @@ impl Vm {
         what: &str,
         mut pick: impl FnMut(&str) -> Option<T>,
     ) -> Result<T> {
-        let complaint = |line: &str| {
-            COMPLAINTS
-                .iter()
-                .any(|c| line.starts_with(c))
-                .then(|| anyhow!("it says: {line}"))
-        };
+        let complaint = |line: &str| COMPLAINTS.iter().any(|c| line.starts_with(c)).then(|| anyhow!("it says: {line}"));
         self.console
-            .wait_for(from, patience, what, |line| {
-                complaint(line).map(Err).or_else(|| pick(line).map(Ok))
-            })
+            .wait_for(from, patience, what, |line| complaint(line).map(Err).or_else(|| pick(line).map(Ok)))
             .flatten()
             .with_context(|| format!("follow the guest {}", self.name))
     }
 
     /// Ends QEMU at once: to the guest, a power failure.
     pub fn kill(mut self) -> Result<()> {
-        self.process
-            .kill()
-            .with_context(|| format!("kill {}", self.name))
+        self.process.kill().with_context(|| format!("kill {}", self.name))
     }
 
     /// Waits until the guest has powered itself off.
@@ -180,63 +146,32 @@ impl Vm {
 
 fn qemu(spec: &VmSpec<'_>, guest: &Guest, accelerator: Accelerator, sockets: &Path) -> Command {
     let memory = spec.memory_mib;
-    let socket = |id: &str| {
-        format!(
-            "socket,id={id},path={},server=on,wait=off",
-            sockets.join(id).display()
-        )
-    };
+    let socket = |id: &str| format!("socket,id={id},path={},server=on,wait=off", sockets.join(id).display());
     let mut command = Command::new("qemu-system-x86_64");
     command
         .args(["-name", spec.name])
         .args(accelerator.options())
-        .args([
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-no-reboot",
-        ])
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
         .args(["-machine", "q35,usb=off,vmport=off,memory-backend=ram0"])
         .args(["-m", &memory.to_string()])
-        .args([
-            "-object",
-            &format!("memory-backend-ram,id=ram0,size={memory}M"),
-        ])
+        .args(["-object", &format!("memory-backend-ram,id=ram0,size={memory}M")])
         .args(["-device", "virtio-serial-pci,id=vs0,bus=pcie.0,addr=0x3"])
         .args(["-chardev", &socket("qga")])
-        .args([
-            "-device",
-            "virtserialport,bus=vs0.0,nr=1,chardev=qga,name=org.qemu.guest_agent.0",
-        ])
+        .args(["-device", "virtserialport,bus=vs0.0,nr=1,chardev=qga,name=org.qemu.guest_agent.0"])
         .args(["-chardev", &socket("lab")])
-        .args([
-            "-device",
-            "virtserialport,bus=vs0.0,nr=2,chardev=lab,name=lab",
-        ])
-        .args([
-            "-chardev",
-            &socket("qmp"),
-            "-mon",
-            "chardev=qmp,mode=control",
-        ])
+        .args(["-device", "virtserialport,bus=vs0.0,nr=2,chardev=lab,name=lab"])
+        .args(["-chardev", &socket("qmp"), "-mon", "chardev=qmp,mode=control"])
         .args(["-serial", "stdio"])
         .stdout(Stdio::piped());
     for (i, disk) in spec.disks.iter().enumerate() {
         let address = 0x5 + i;
-        command
-            .args(["-blockdev", &blockdev(i, disk).to_string()])
-            .args(["-device", &format!("virtio-blk-pci,id=blk{i},drive=disk{i},bus=pcie.0,addr={address:#x},serial=disk{i}")]);
+        command.args(["-blockdev", &blockdev(i, disk).to_string()]).args([
+            "-device",
+            &format!("virtio-blk-pci,id=blk{i},drive=disk{i},bus=pcie.0,addr={address:#x},serial=disk{i}"),
+        ]);
     }
-    command
-        .arg("-kernel")
-        .arg(&guest.kernel)
-        .arg("-initrd")
-        .arg(&guest.initrd);
-    command.args([
-        "-append",
-        &format!("console=ttyS0 quiet panic=-1 {}", spec.command_line),
-    ]);
+    command.arg("-kernel").arg(&guest.kernel).arg("-initrd").arg(&guest.initrd);
+    command.args(["-append", &format!("console=ttyS0 quiet panic=-1 {}", spec.command_line)]);
     command
 }
 

@@ -6,14 +6,6 @@ use keyframe_lab::demo;
 #[test]
 fn a_running_machine_is_snapshotted_cloned_wrecked_and_reverted() -> Result<()> {
     let test = std::env::current_exe()?;
-    let keyframe = test
-        .parent()
-        .and_then(|deps| deps.parent())
-        .context("where are we?")?
-        .join("keyframe");
-    demo::run(&demo::Options {
-        keyframe,
-        snapshots: 12,
-        file_systems_every: 4,
-    })
+    let keyframe = test.parent().and_then(|deps| deps.parent()).context("where are we?")?.join("keyframe");
+    demo::run(&demo::Options { keyframe, snapshots: 12, file_systems_every: 4 })
 }
