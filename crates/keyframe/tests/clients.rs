@@ -1,5 +1,7 @@
 //! Other people's clients on the engine: what they write comes back, through snapshots, kills and a plain file beside it.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::process::Command;
