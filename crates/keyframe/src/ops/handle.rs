@@ -23,8 +23,8 @@ pub(crate) type Sink<'a> = dyn FnMut(Event) -> Result<()> + 'a;
 pub(crate) fn handle(context: &Context<'_>, request: Request, sink: &mut Sink<'_>) -> Result<Reply> {
     let pool = context.pool;
     match request {
-        Request::PoolInfo {} => Ok(Reply::Pool(inspect::pool(pool))),
-        Request::PoolStats {} => Ok(Reply::Stats(stats(context))),
+        Request::PoolInfo {} => Ok(Reply::Pool(inspect::pool(pool)?)),
+        Request::PoolStats {} => Ok(Reply::Stats(stats(context)?)),
         Request::PoolGrow { size } => Ok(Reply::Size(SizeView { size: pool.grow(size.map(Bytes))?.0 })),
         Request::PoolScrub {} => scrub(pool, sink),
         Request::VolumeCreate { name, size } => {
@@ -70,19 +70,20 @@ fn page(items: Vec<keyframe_engine::VersionInfo>) -> Result<Reply> {
     Ok(Reply::Versions(VersionsView { items: items.into_iter().map(inspect::version).collect() }))
 }
 
-fn stats(context: &Context<'_>) -> PoolStats {
+fn stats(context: &Context<'_>) -> Result<PoolStats> {
+    let pending = inspect::pending(context.pool)?;
     let info = context.pool.info();
-    PoolStats {
+    Ok(PoolStats {
         used: info.used.0,
         free: info.free.0,
-        pending: info.pending.0,
+        pending,
         ghosts: info.ghosts,
         checkpoints: info.checkpoints,
         journal_percent: info.journal_percent,
         cached_pages: info.cached_pages,
         dirty_pages: info.dirty_pages,
         server: context.server.map(|server| server()),
-    }
+    })
 }
 
 fn scrub(pool: &Pool, sink: &mut Sink<'_>) -> Result<Reply> {

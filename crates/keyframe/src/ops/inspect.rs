@@ -12,9 +12,15 @@ use super::reply::{
 /// Ranges of a difference in one event.
 const BATCH: usize = 500;
 
-pub(super) fn pool(pool: &Pool) -> PoolView {
+/// What will be free again without anybody doing anything: freed but not yet usable, and held by deleted versions only.
+pub(super) fn pending(pool: &Pool) -> keyframe_engine::Result<u64> {
+    Ok(pool.info().pending.0 + pool.pending_reclaim()?.0)
+}
+
+pub(super) fn pool(pool: &Pool) -> keyframe_engine::Result<PoolView> {
+    let pending = pending(pool)?;
     let info = pool.info();
-    PoolView {
+    Ok(PoolView {
         path: info.path.display().to_string(),
         uuid: info.uuid,
         created: info.created,
@@ -22,13 +28,13 @@ pub(super) fn pool(pool: &Pool) -> PoolView {
         used: info.used.0,
         free: info.free.0,
         reserve: info.reserve.0,
-        pending: info.pending.0,
+        pending,
         volumes: info.volumes,
         snapshots: info.snapshots,
         ghosts: info.ghosts,
         stopped: info.stopped,
         damaged_superblock: info.damaged_superblock.map(|copy| copy + 1),
-    }
+    })
 }
 
 pub(super) fn version(info: VersionInfo) -> VersionView {
