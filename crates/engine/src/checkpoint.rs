@@ -49,7 +49,7 @@ pub(crate) struct Checkpoint {
 impl Checkpoint {
     /// Freezes the state. `previous` is the superblock to follow.
     pub(crate) fn begin(shared: &Shared, previous: &Superblock) -> Result<Checkpoint> {
-        shared.run(|core| {
+        shared.attempt(|core| {
             core.space.unpark()?;
             core.store_heads()?;
             core.space.unpark()?;
@@ -137,7 +137,7 @@ impl Checkpoint {
 
     fn write_group(&mut self, shared: &Shared, done: usize) -> Result<Phase> {
         let Some(group) = self.groups.get(done) else { return Ok(Phase::Tables) };
-        let place = shared.run(|core| core.space.place_group(group))?;
+        let place = shared.attempt(|core| core.space.place_group(group))?;
         write(shared, &IoBuf::copy_of(&group.bits[..]), place)?;
         Ok(Phase::Groups { done: done + 1 })
     }

@@ -16,6 +16,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::journal::Sealed;
 use crate::units::BLOCK;
 
+/// Whether a step may wait for the background worker.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    Waits,
+    None,
+}
+
 /// Everything that handles of one pool share.
 pub(crate) struct Shared {
     core: Mutex<Core>,
@@ -34,7 +41,16 @@ impl Shared {
     }
 
     /// Runs a step until it finishes or fails.
-    pub(crate) fn run<T>(&self, mut step: impl FnMut(&mut Core) -> Step<T>) -> Result<T> {
+    pub(crate) fn run<T>(&self, step: impl FnMut(&mut Core) -> Step<T>) -> Result<T> {
+        self.run_with(Patience::Waits, step)
+    }
+
+    /// As [`Shared::run`], for the background worker: what it would wait for is itself, so it fails with `NoSpace` instead.
+    pub(crate) fn attempt<T>(&self, step: impl FnMut(&mut Core) -> Step<T>) -> Result<T> {
+        self.run_with(Patience::None, step)
+    }
+
+    fn run_with<T>(&self, patience: Patience, mut step: impl FnMut(&mut Core) -> Step<T>) -> Result<T> {
         let mut failed: Option<Miss> = None;
         let mut rounds = None;
         let mut core = self.lock();
@@ -56,6 +72,9 @@ impl Shared {
                 }
                 Err(Stop::Wait(wait)) => {
                     core.refuse_if_poisoned()?;
+                    if patience == Patience::None {
+                        return Err(no_space(&self.device.name()));
+                    }
                     if wait == Wait::Space {
                         let first = *rounds.get_or_insert(core.admission.space_rounds);
                         if core.admission.space_rounds >= first + 2 && !core.admission.reclaiming {

@@ -39,9 +39,9 @@ pub(crate) struct Trim {
 
 impl Trim {
     pub(crate) fn new(shared: &Shared, ghost: VersionId) -> Result<Trim> {
-        let version = shared.run(|core| core.version(ghost))?;
+        let version = shared.attempt(|core| core.version(ghost))?;
         let parent = match version.parent.some() {
-            Some(parent) => Some(shared.run(|core| core.version(parent))?),
+            Some(parent) => Some(shared.attempt(|core| core.version(parent))?),
             None => None,
         };
         let mut trim = Trim {
@@ -70,7 +70,7 @@ impl Trim {
         let mut roots = Vec::new();
         let mut next = ghost.first_child;
         while let Some(id) = next.some() {
-            let child = shared.run(|core| core.version(id))?;
+            let child = shared.attempt(|core| core.version(id))?;
             roots.push(Place { entry: child.root, level: child.root_level });
             next = child.next_sibling;
         }
@@ -92,7 +92,7 @@ impl Trim {
 
     fn push(&mut self, shared: &Shared, place: Place, children: &[Place], level: u8, base: u64) -> Result<()> {
         let fetch = |place: Place| -> Result<Vec<Place>> {
-            shared.run(|core| core.children(place, level, self.tree, base)).map(|c| c.to_vec())
+            shared.attempt(|core| core.children(place, level, self.tree, base)).map(|c| c.to_vec())
         };
         let ghost = fetch(place)?;
         // A child without a node here holds nothing here.
@@ -116,7 +116,7 @@ impl Trim {
     }
 
     fn still_a_ghost(&self, shared: &Shared) -> Result<Option<Version>> {
-        match shared.run(|core| core.object(self.ghost))? {
+        match shared.attempt(|core| core.object(self.ghost))? {
             Some(Object::Version(v)) if matches!(v.state, State::Ghost { .. }) => Ok(Some(v)),
             _ => Ok(None),
         }
@@ -125,7 +125,7 @@ impl Trim {
     fn advance(&mut self, shared: &Shared) -> Result<bool> {
         let Some(mut frame) = self.stack.pop() else {
             let id = self.ghost;
-            shared.run(|core| core.execute_record(&Record::Trimmed { ghost: id }))?;
+            shared.attempt(|core| core.execute_record(&Record::Trimmed { ghost: id }))?;
             return Ok(true);
         };
         if frame.level == 1 {
@@ -133,7 +133,7 @@ impl Trim {
             self.cursor = frame.base + FANOUT;
             if mask != 0 {
                 let (ghost, base) = (self.ghost, Lba(frame.base));
-                shared.run(|core| core.execute_record(&Record::Trim { ghost, base, mask }))?;
+                shared.attempt(|core| core.execute_record(&Record::Trim { ghost, base, mask }))?;
             }
             return Ok(false);
         }

@@ -119,6 +119,13 @@ impl Core {
         }
     }
 
+    /// No head keeps blocks to itself.
+    pub(crate) fn return_all_runs(&mut self) {
+        for head in self.heads.values_mut() {
+            self.space.return_run(std::mem::take(&mut head.run));
+        }
+    }
+
     /// All heads that differ from their objects.
     pub(crate) fn dirty_heads(&self) -> Vec<VersionId> {
         self.heads.iter().filter(|(_, h)| h.dirty).map(|(id, _)| VersionId(*id)).collect()

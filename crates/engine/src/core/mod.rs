@@ -180,6 +180,14 @@ impl Core {
     pub(crate) fn execute_record(&mut self, record: &Record) -> Step<u64> {
         let mut bytes = Vec::new();
         record.encode(&mut bytes);
+        let limit = self.journal.group_limit();
+        if bytes.len() as u64 > limit {
+            let why = format!(
+                "one operation on too many volumes at once: it takes {} bytes of journal, the limit is {limit}",
+                bytes.len()
+            );
+            return Err(Error::new(ErrorKind::Invalid, why).into());
+        }
         self.execute(record, bytes.len())
     }
 
