@@ -89,7 +89,6 @@ fn completions_know_every_word() {
 }
 
 #[test]
-#[ignore = "the README is not written yet"]
 fn the_readme_names_every_command() {
     let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
     let text = std::fs::read_to_string(readme).unwrap();
