@@ -52,7 +52,7 @@ impl Bed {
 }
 
 /// A new, fully written pool file.
-pub(crate) fn create(path: &Path, size: u64) -> Result<()> {
+fn create(path: &Path, size: u64) -> Result<()> {
     Ok(Pool::create(path, &CreateOptions { size: Bytes(size), preallocation: Preallocation::Full })?)
 }
 

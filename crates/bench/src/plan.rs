@@ -51,7 +51,7 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn new(scale: Scale, sizes: &Sizes) -> Plan {
         let (volume, pool, run, many, stages, clones): (u64, u64, u64, u64, &'static [u64], u64) = match scale {
-            Scale::Quick => (512, 2560, 500, 1000, &[1, 1000], 500),
+            Scale::Quick => (384, 1920, 400, 1000, &[1, 1000], 500),
             Scale::Standard => (2048, 8192, 2000, 5000, &[1, 1000, 5000], 5000),
             Scale::Full => (2048, 10240, 10_000, 5000, &[1, 1000, 5000, 100_000], 5000),
         };

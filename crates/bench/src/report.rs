@@ -63,6 +63,11 @@ impl Row {
         }
     }
 
+    /// Its ratio means little.
+    fn is_unsteady(&self) -> bool {
+        self.ours.is_unsteady() || self.other.as_ref().is_some_and(|(_, figure)| figure.is_unsteady())
+    }
+
     fn cells(&self) -> [String; 7] {
         let (name, figure) = match &self.other {
             Some((name, figure)) => (name.clone(), figure.text()),
@@ -74,8 +79,7 @@ impl Row {
             Some(false) => "MISSED",
             None => "",
         };
-        let unsteady = self.ours.is_unsteady() || self.other.as_ref().is_some_and(|(_, f)| f.is_unsteady());
-        let verdict = if unsteady { format!("{met} (unsteady)") } else { met.to_owned() };
+        let verdict = if self.is_unsteady() { format!("{met} (unsteady)") } else { met.to_owned() };
         [self.what.clone(), self.ours.text(), name, figure, ratio, self.target_text(), verdict.trim().to_owned()]
     }
 }
@@ -144,9 +148,14 @@ impl Report {
     }
 
     fn summary(&self) -> String {
-        let judged: Vec<bool> = self.rows().filter_map(Row::met).collect();
-        let met = judged.iter().filter(|met| **met).count();
-        format!("{met} of {} targets met; {} measurements could not be made", judged.len(), self.failures)
+        let judged = || self.rows().filter(|row| row.met().is_some());
+        let met = judged().filter(|row| row.met() == Some(true)).count();
+        let unsteady = judged().filter(|row| row.is_unsteady()).count();
+        format!(
+            "{met} of {} targets met; {unsteady} were judged on unsteady runs; {} measurements could not be made",
+            judged().count(),
+            self.failures
+        )
     }
 
     pub(crate) fn print(&self) {

@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use keyframe_engine::OpenOptions;
+use keyframe_engine::{Access, OpenOptions};
 
 use super::Bench;
-use crate::bed::{Bed, create};
+use crate::bed::Bed;
 use crate::figure::{Figure, Unit};
 use crate::load::{End, Kind, Load, Order, run as load};
 use crate::plan::Scale;
@@ -24,10 +24,12 @@ pub(super) fn run(bench: &Bench, report: &mut Report) -> Result<()> {
         Scale::Quick => (256 << 20, 64 << 20),
         _ => (bench.plan.pool, bench.plan.volume),
     };
-    create(&path, pool)?;
+    let bed = Bed::make(&path, pool)?;
+    bed.volume("disk", size)?;
+    bed.close()?;
     let options = OpenOptions { background: false, ..OpenOptions::default() };
     let bed = Bed::open(&path, &options)?;
-    let volume = bed.volume("disk", size)?;
+    let volume = bed.pool.open_volume("disk", Access::ReadWrite)?;
     let mut writes = 0;
     while bed.pool.info().journal_percent < FULL {
         let end = End::Count(BATCH);
