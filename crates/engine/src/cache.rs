@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use crate::disk::entry::{Entry, FANOUT, Identity, Page};
+use crate::disk::entry::{Entry, FANOUT, Identity, Page, Rank};
 use crate::units::Sector;
 
 /// Counts checkpoints in memory; pages carry the generation that dirtied them, 0 when clean.
@@ -49,6 +49,14 @@ struct Slot {
     generation: Generation,
     recently_used: bool,
     page: Page,
+}
+
+/// A page that a checkpoint has to write.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FrozenPage {
+    pub(crate) rank: Rank,
+    pub(crate) at: Sector,
+    pub(crate) slot: u32,
 }
 
 /// All metadata pages in memory.
@@ -202,18 +210,13 @@ impl PageCache {
         self.frozen.len()
     }
 
-    /// The frozen pages in the order to be checksummed: children before parents. Pages freed since are left out.
-    pub(crate) fn frozen_by_rank(&self, frozen: Generation) -> Vec<(Sector, u32)> {
-        let mut order: Vec<(u8, Sector, u32)> = self
-            .frozen
-            .iter()
-            .map(|&i| (&self.slots[i as usize], i))
+    /// The frozen pages, in no order; pages freed since are left out.
+    pub(crate) fn frozen_pages(&self, frozen: Generation) -> Vec<FrozenPage> {
+        let slots = self.frozen.iter().map(|&i| (&self.slots[i as usize], i));
+        slots
             .filter(|(slot, _)| slot.generation == frozen)
-            .map(|(slot, i)| (slot.identity.rank.0, slot.at, i))
-            .collect();
-        order.sort_unstable_by_key(|&(rank, at, _)| (rank, at));
-        order.dedup();
-        order.into_iter().map(|(_, at, i)| (at, i)).collect()
+            .map(|(slot, i)| FrozenPage { rank: slot.identity.rank, at: slot.at, slot: i })
+            .collect()
     }
 
     /// Fills in the checksums of a frozen page's children, computes its own and remembers it.
@@ -234,7 +237,7 @@ impl PageCache {
 
     /// Brings the checksums of a page's metadata children up to date.
     pub(crate) fn fill_crcs(&self, page: &mut Page, identity: Identity) {
-        if identity.rank == crate::disk::entry::Rank::OBJECT {
+        if identity.rank == Rank::OBJECT {
             crate::disk::object::refresh_root(page, |entry| self.expected_crc(entry));
         } else if identity.rank.has_metadata_children() {
             for i in 0..FANOUT as usize {
@@ -270,7 +273,6 @@ impl PageCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::entry::Rank;
 
     fn identity(base: u64) -> Identity {
         Identity { family: 1, rank: Rank::map(1), base }
@@ -297,7 +299,7 @@ mod tests {
         assert!(cache.get_mut(Sector(1), Generation(2)).is_none());
         cache.remove(Sector(1), Generation(2));
         assert!(cache.contains(Sector(1)), "the checkpoint still needs it");
-        assert_eq!(cache.frozen_by_rank(Generation(1)).len(), 1);
+        assert_eq!(cache.frozen_pages(Generation(1)).len(), 1);
     }
 
     #[test]
@@ -306,8 +308,8 @@ mod tests {
         let child = Entry::pointer(Sector(1), crate::units::Epoch(1), 0);
         cache.insert_dirty(Sector(1), identity(0), Page::ZERO, Generation(1));
         cache.freeze();
-        let (_, slot) = cache.frozen_by_rank(Generation(1))[0];
-        cache.seal(slot);
+        let page = cache.frozen_pages(Generation(1))[0];
+        cache.seal(page.slot);
         let mut parent = Page::ZERO;
         parent.set(3, child);
         cache.fill_crcs(&mut parent, Identity { family: 1, rank: Rank::map(2), base: 0 });

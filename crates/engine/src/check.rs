@@ -2,7 +2,7 @@
 //!
 //! `check` looks at a pool that nobody uses, as recovery left it, and writes nothing. `scrub` looks at a pool in use: it takes a
 //! checkpoint, keeps whatever that refers to from being reused, and walks it while guests go on. Both need memory for one bit
-//! per sector of the pool (256 MiB for 1 TiB).
+//! per sector of the pool (256 MiB for 1 TiB), twice, and for the count below each metadata page.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -81,30 +81,19 @@ pub(crate) fn scrub(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<CheckReport> {
     let mut report = CheckReport::default();
+    let _pin = shared.pin();
     let (table, names, blocks, used, allocated) = {
         let mut keeper = keeper.lock();
-        shared.lock().space.pin();
-        let pinned = Unpin(shared);
         keeper.checkpoint_now()?;
         let superblock = keeper.superblock();
         let allocated = stored_bits(shared, superblock.state.blocks, &mut report)?;
-        std::mem::forget(pinned);
         (superblock.table, superblock.names, superblock.state.blocks, superblock.used_blocks, allocated)
     };
-    let _pinned = Unpin(shared);
     let mut walk = Walk::new(shared, report, used, progress);
+    walk.gives_way = Some(shared.lock().admission.space_rounds);
     walk.pool(table, names)?;
     walk.compare(&allocated, blocks);
     Ok(walk.report)
-}
-
-/// Lets go of a pinned checkpoint on every way out.
-struct Unpin<'a>(&'a Shared);
-
-impl Drop for Unpin<'_> {
-    fn drop(&mut self) {
-        self.0.lock().space.unpin();
-    }
 }
 
 /// The bitmaps of the last checkpoint, from the device.
@@ -136,6 +125,8 @@ struct Walk<'a> {
     counts: HashMap<u64, u64>,
     versions: Vec<Version>,
     merging: VersionId,
+    /// Stop when guests have begun to wait for space, counted in rounds of making space since this one.
+    gives_way: Option<u64>,
     done: u64,
     total: u64,
     progress: &'a mut dyn FnMut(u64, u64),
@@ -150,6 +141,7 @@ impl<'a> Walk<'a> {
             counts: HashMap::new(),
             versions: Vec::new(),
             merging: VersionId::NONE,
+            gives_way: None,
             done: 0,
             total,
             progress,
@@ -308,6 +300,11 @@ impl<'a> Walk<'a> {
     fn data(&mut self, version: &Version, entries: &[Entry], lba: u64) -> Result<()> {
         let mut buf = IoBuf::zeroed(entries.len() * BLOCK as usize);
         let at = entries[0].block().offset();
+        if self.gives_way.is_some_and(|round| self.shared.lock().admission.space_rounds > round + 1) {
+            let why =
+                "the scrub stopped: guests wait for space that it keeps from being reused; make room and run it again";
+            return Err(Error::new(ErrorKind::NoSpace, why));
+        }
         let read = self.shared.device.read_at(&mut buf, at);
         self.report.data_blocks += entries.len() as u64;
         for (i, entry) in entries.iter().enumerate() {

@@ -6,7 +6,7 @@
 //! old state and its journal as they were.
 
 use crate::buf::IoBuf;
-use crate::cache::Generation;
+use crate::cache::{FrozenPage, Generation};
 use crate::core::stop::Stop;
 use crate::disk::entry::Page;
 use crate::disk::layout::{SPACE_ROOT_BLOCKS, SUPERBLOCKS, space_root};
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::journal::Position;
 use crate::shared::Shared;
 use crate::space::FrozenGroup;
-use crate::units::{BLOCK, PoolBlock, SECTOR, SECTORS_PER_BLOCK, Sector};
+use crate::units::{BLOCK, PoolBlock, SECTOR, SECTORS_PER_BLOCK};
 
 /// Pages handled under one hold of the lock.
 const BATCH: usize = 256;
@@ -41,7 +41,7 @@ pub(crate) struct Checkpoint {
     superblock: Superblock,
     position: Position,
     /// Frozen pages by rank while sealing, by address while writing.
-    pages: Vec<(Sector, u32)>,
+    pages: Vec<FrozenPage>,
     groups: Vec<FrozenGroup>,
     phase: Phase,
 }
@@ -49,7 +49,7 @@ pub(crate) struct Checkpoint {
 impl Checkpoint {
     /// Freezes the state. `previous` is the superblock to follow.
     pub(crate) fn begin(shared: &Shared, previous: &Superblock) -> Result<Checkpoint> {
-        shared.attempt(|core| {
+        let mut checkpoint = shared.attempt(|core| {
             core.space.unpark()?;
             core.store_heads()?;
             core.space.unpark()?;
@@ -57,7 +57,7 @@ impl Checkpoint {
             core.generation = Generation(frozen.0 + 1);
             core.cache.freeze();
             let groups = core.space.freeze();
-            let pages = core.cache.frozen_by_rank(frozen);
+            let pages = core.cache.frozen_pages(frozen);
             let position = core.journal.position();
             let superblock = Superblock {
                 generation: previous.generation + 1,
@@ -72,7 +72,11 @@ impl Checkpoint {
                 ..previous.clone()
             };
             Ok(Checkpoint { frozen, superblock, position, pages, groups, phase: Phase::Seal { done: 0 } })
-        })
+        })?;
+        // Children before parents; sorted without the lock.
+        checkpoint.pages.sort_unstable_by_key(|page| (page.rank, page.at));
+        checkpoint.pages.dedup();
+        Ok(checkpoint)
     }
 
     /// Does a bounded piece of work; the new superblock when the checkpoint is complete.
@@ -96,8 +100,8 @@ impl Checkpoint {
     fn seal(&mut self, shared: &Shared, done: usize) -> Phase {
         let end = (done + BATCH).min(self.pages.len());
         let mut core = shared.lock();
-        for &(_, slot) in &self.pages[done..end] {
-            core.cache.seal(slot);
+        for page in &self.pages[done..end] {
+            core.cache.seal(page.slot);
         }
         if end < self.pages.len() {
             return Phase::Seal { done: end };
@@ -105,17 +109,17 @@ impl Checkpoint {
         self.superblock.table.crc = core.cache.expected_crc(self.superblock.table);
         self.superblock.names.crc = core.cache.expected_crc(self.superblock.names);
         drop(core);
-        self.pages.sort_unstable_by_key(|&(at, _)| at);
+        self.pages.sort_unstable_by_key(|page| page.at);
         Phase::Pages { done: 0 }
     }
 
     fn write_pages(&mut self, shared: &Shared, done: usize) -> Result<Phase> {
-        let Some(&(first, _)) = self.pages.get(done) else { return Ok(Phase::Groups { done: 0 }) };
+        let Some(&FrozenPage { at: first, .. }) = self.pages.get(done) else { return Ok(Phase::Groups { done: 0 }) };
         let start = first.block();
         let mut end = done;
         let mut last = start;
-        while let Some(&(at, _)) = self.pages.get(end) {
-            let block = at.block();
+        while let Some(page) = self.pages.get(end) {
+            let block = page.at.block();
             if block.0 > last.0 + 1 || block.0 >= start.0 + WRITE_BLOCKS {
                 break;
             }
@@ -125,7 +129,7 @@ impl Checkpoint {
         let mut buf = IoBuf::zeroed(((last.0 - start.0 + 1) * BLOCK) as usize);
         {
             let core = shared.lock();
-            for &(at, slot) in &self.pages[done..end] {
+            for &FrozenPage { at, slot, .. } in &self.pages[done..end] {
                 let offset = ((at.0 - start.0 * SECTORS_PER_BLOCK) * SECTOR) as usize;
                 let page: &Page = core.cache.frozen_page(slot);
                 buf[offset..offset + SECTOR as usize].copy_from_slice(&page.0);
@@ -145,7 +149,7 @@ impl Checkpoint {
     fn write_tables(&mut self, shared: &Shared) -> Result<Phase> {
         let (tables, root) = {
             let mut core = shared.lock();
-            (core.space.place_tables(), core.space.encode_root())
+            (core.space.place_tables(), core.space.encode_root(self.superblock.state.blocks))
         };
         for (place, bytes) in &tables {
             write(shared, &IoBuf::copy_of(bytes), *place)?;

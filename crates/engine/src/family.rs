@@ -213,7 +213,11 @@ impl Shared {
         to: &Version,
         visit: &mut dyn FnMut(DiffExtent) -> Result<()>,
     ) -> Result<()> {
-        let old = from.map_or(Place::NOTHING, place_of);
+        // Without the pin, pages of a head that is being written could change hands under the walk.
+        let _pin = self.pin();
+        let from = from.map(|v| self.version(v.id)).transpose()?;
+        let to = &self.version(to.id)?;
+        let old = from.as_ref().map_or(Place::NOTHING, place_of);
         let new = place_of(to);
         let level = old.level.max(new.level);
         let mut diff = Diff {
@@ -225,11 +229,11 @@ impl Shared {
             visit,
         };
         diff.walk(old, new, level, 0)?;
-        // What one of them does not reach, or both store in different sizes, reads as zeroes there.
         diff.finish()
     }
 
     fn restarting<T>(&self, mut walk: impl FnMut() -> Result<T>) -> Result<T> {
+        let _pin = self.pin();
         let mut tries = 0;
         loop {
             match walk() {

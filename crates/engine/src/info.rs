@@ -90,6 +90,16 @@ pub struct TreeNode {
     pub children: Vec<TreeNode>,
 }
 
+impl Drop for TreeNode {
+    /// Without recursion: a chain of snapshots is as deep as it is long.
+    fn drop(&mut self) {
+        let mut nodes = std::mem::take(&mut self.children);
+        while let Some(mut node) = nodes.pop() {
+            nodes.append(&mut node.children);
+        }
+    }
+}
+
 /// What a version holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpaceInfo {

@@ -47,6 +47,10 @@ pub(crate) struct Keeper {
     last_commit: Instant,
     /// Ghosts that could not be read; left alone until the pool is opened again.
     damaged: Vec<VersionId>,
+    /// A doomed volume could not be read; so are its followers left alone.
+    doomed_is_damaged: bool,
+    /// The ghost of the last merge step.
+    at_work: Option<VersionId>,
 }
 
 impl Keeper {
@@ -61,6 +65,8 @@ impl Keeper {
             loaded: false,
             last_commit: Instant::now(),
             damaged: Vec::new(),
+            doomed_is_damaged: false,
+            at_work: None,
         }
     }
 
@@ -82,11 +88,8 @@ impl Keeper {
             let space = core.admission.space_wanted;
             (overdue || large, core.wants_checkpoint() || core.cache_is_full_of_dirt(), space)
         };
-        if let Some(checkpoint) = &mut self.checkpoint {
-            if let Some(superblock) = checkpoint.step(&self.shared)? {
-                self.superblock = superblock;
-                self.checkpoint = None;
-            }
+        if self.checkpoint.is_some() {
+            self.step_checkpoint()?;
             return Ok(Did::Housekeeping);
         }
         if wants_commit {
@@ -94,8 +97,15 @@ impl Keeper {
             return Ok(Did::Housekeeping);
         }
         if wants_checkpoint {
-            self.checkpoint = Some(Checkpoint::begin(&self.shared, &self.superblock)?);
-            return Ok(Did::Housekeeping);
+            return match Checkpoint::begin(&self.shared, &self.superblock) {
+                Ok(checkpoint) => {
+                    self.checkpoint = Some(checkpoint);
+                    Ok(Did::Housekeeping)
+                }
+                // Nothing was changed; deleting may still help.
+                Err(e) if e.kind() == ErrorKind::NoSpace => self.reclaim(),
+                Err(e) => Err(e),
+            };
         }
         if space_wanted {
             return self.make_space();
@@ -106,22 +116,33 @@ impl Keeper {
     /// Makes everything recorded so far durable.
     pub(crate) fn commit(&mut self) -> Result<()> {
         self.last_commit = Instant::now();
-        let last = self.shared.lock().journal.last_record();
-        self.shared.commit(last)
+        self.shared.commit_buffer()
     }
 
     /// A whole checkpoint, finishing a running one first.
     pub(crate) fn checkpoint_now(&mut self) -> Result<()> {
-        self.finish_checkpoint()?;
+        while self.checkpoint.is_some() {
+            self.step_checkpoint()?;
+        }
+        self.shared.lock().refuse_if_poisoned()?;
         self.checkpoint = Some(Checkpoint::begin(&self.shared, &self.superblock)?);
-        self.finish_checkpoint()
+        while self.checkpoint.is_some() {
+            self.step_checkpoint()?;
+        }
+        Ok(())
     }
 
-    fn finish_checkpoint(&mut self) -> Result<()> {
-        while let Some(checkpoint) = &mut self.checkpoint {
-            if let Some(superblock) = checkpoint.step(&self.shared)? {
-                self.superblock = superblock;
-                self.checkpoint = None;
+    /// A piece of the running checkpoint. If it fails the pool stops and the checkpoint is given up: no sync is tried twice.
+    fn step_checkpoint(&mut self) -> Result<()> {
+        let Some(mut checkpoint) = self.checkpoint.take() else { return Ok(()) };
+        let sound = self.shared.lock().refuse_if_poisoned();
+        let stepped = sound.and_then(|()| checkpoint.step(&self.shared));
+        match stepped {
+            Ok(Some(superblock)) => self.superblock = superblock,
+            Ok(None) => self.checkpoint = Some(checkpoint),
+            Err(e) => {
+                self.shared.poison(&e.to_string());
+                return Err(e);
             }
         }
         Ok(())
@@ -142,7 +163,7 @@ impl Keeper {
             }
         }
         let mut core = self.shared.lock();
-        core.admission.reclaiming = did == Did::Reclaim;
+        core.admission.reclaiming = did == Did::Reclaim || core.space.is_pinned();
         core.admission.space_rounds += 1;
         core.admission.space_wanted = false;
         core.admission.wake_all();
@@ -155,8 +176,12 @@ impl Keeper {
     /// One step of deleting. Damage found here stops the one ghost, not the pool.
     fn reclaim(&mut self) -> Result<Did> {
         match self.reclaim_step() {
-            Err(e) if e.kind() == ErrorKind::Corrupt => {
-                let stuck = self.trim.take().map(|t| t.ghost()).or(self.shared.lock().state.merging.some());
+            Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Io) => {
+                if !self.doomed_is_damaged && self.shared.lock().state.first_doomed.some().is_some() {
+                    self.doomed_is_damaged = true;
+                    return Ok(Did::Housekeeping);
+                }
+                let stuck = self.trim.take().map(|t| t.ghost()).or(self.at_work.take());
                 match stuck {
                     Some(id) if !self.damaged.contains(&id) => {
                         self.damaged.push(id);
@@ -171,7 +196,7 @@ impl Keeper {
     }
 
     fn reclaim_step(&mut self) -> Result<Did> {
-        if self.delete_doomed()? {
+        if !self.doomed_is_damaged && self.delete_doomed()? {
             return Ok(Did::Reclaim);
         }
         self.load_ghosts()?;
@@ -180,7 +205,11 @@ impl Keeper {
             (core.state.merging.some(), core.take_ghost_events())
         };
         self.candidates.extend(events);
-        if let Some(id) = merging.filter(|id| !self.damaged.contains(id)) {
+        if let Some(id) = merging {
+            if self.damaged.contains(&id) {
+                // Its head still depends on how far it came: no other merge may take its place.
+                return Ok(Did::Nothing);
+            }
             self.merge_step(id)?;
             return Ok(Did::Reclaim);
         }
@@ -189,8 +218,11 @@ impl Keeper {
                 Some(Object::Version(v)) if matches!(v.state, State::Ghost { .. }) && !self.damaged.contains(&id) => {
                     if v.children <= 1 {
                         self.trims.remove(&(v.epoch, id));
-                        self.merge_step(id)?;
-                        return Ok(Did::Reclaim);
+                        let merged = self.merge_step(id);
+                        if merged.as_ref().is_err_and(|e| e.kind() == ErrorKind::NoSpace) {
+                            self.candidates.push(id);
+                        }
+                        return merged.map(|()| Did::Reclaim);
                     }
                     if v.state == (State::Ghost { trimmed: false }) {
                         self.trims.insert((v.epoch, id), ());
@@ -235,6 +267,7 @@ impl Keeper {
     }
 
     fn merge_step(&mut self, id: VersionId) -> Result<()> {
+        self.at_work = Some(id);
         if let Some(trim) = self.trim.take() {
             // A merge changes what a trim walks over.
             self.trims.insert((trim.epoch(), trim.ghost()), ());
@@ -290,7 +323,7 @@ impl Keeper {
             && self.trim.is_none()
             && self.candidates.is_empty()
             && self.trims.is_empty()
-            && core.nothing_to_reclaim()
+            && (core.nothing_to_reclaim() || self.doomed_is_damaged || !self.damaged.is_empty())
     }
 
     /// The last superblock written.

@@ -129,11 +129,14 @@ impl Pool {
         let fail = |e| Error::io(format!("cannot reserve {} for pool {}", options.size, path.display()), e);
         let mut blocks = options.size.0 / BLOCK;
         if is_device {
-            if recovery::read_superblock(device).is_ok() {
-                return Err(Error::new(
-                    ErrorKind::Exists,
-                    format!("{} holds a pool already; wipe it first", path.display()),
-                ));
+            // Only what certainly is no pool is overwritten: not a damaged one, nor a newer one.
+            match recovery::read_superblock(device) {
+                Err(e) if e.kind() == ErrorKind::NotAPool => {}
+                found => {
+                    let what = found.map_or_else(|e| e.to_string(), |_| "it holds a pool already".into());
+                    let why = format!("cannot make a pool on {}: {what}; wipe it first", path.display());
+                    return Err(Error::new(ErrorKind::Exists, why));
+                }
             }
             let available = device.len().map_err(fail)? / BLOCK;
             blocks = if blocks == 0 { available } else { blocks };
@@ -229,11 +232,7 @@ impl Pool {
 
     /// Takes a checkpoint now.
     pub fn checkpoint(&self) -> Result<()> {
-        let result = self.inner.keeper.lock().checkpoint_now();
-        if let Err(e) = &result {
-            self.shared().poison(&e.to_string());
-        }
-        result
+        self.inner.keeper.lock().checkpoint_now()
     }
 
     /// The pool as a whole.
@@ -279,12 +278,15 @@ impl Pool {
         if wanted * BLOCK > len {
             device.extend(wanted * BLOCK).map_err(fail)?;
         }
-        if wanted > have {
-            self.run_durably(|core| core.execute_record(&Record::Grow { blocks: wanted }))?;
-            // The superblock must know the new size before anything lies beyond the old one.
-            self.checkpoint()?;
-        }
-        Ok(Bytes(wanted * BLOCK))
+        // Checked again where it is done: somebody else may have grown it further meanwhile.
+        let now = self.run_durably(|core| {
+            if wanted > core.state.blocks {
+                core.execute_record(&Record::Grow { blocks: wanted })?;
+            }
+            Ok(core.state.blocks)
+        })?;
+        self.checkpoint()?;
+        Ok(Bytes(now * BLOCK))
     }
 
     /// A new, empty volume.
@@ -397,31 +399,48 @@ impl Pool {
 
     /// Volumes in the order of their creation, after `after`.
     pub fn volumes(&self, after: Option<&str>, limit: usize) -> Result<Vec<VersionInfo>> {
-        let mut next = match after {
-            Some(name) => self.shared().run(|core| core.volume_named(name))?.next,
-            None => self.shared().lock().state.first_volume,
+        let list = |core: &mut crate::core::Core| {
+            let mut next = match after {
+                Some(name) => core.volume_named(name)?.next,
+                None => core.state.first_volume,
+            };
+            let mut heads = Vec::new();
+            while let Some(id) = next.some().filter(|_| heads.len() < limit) {
+                let Some(Object::Volume(volume)) = core.object(id)? else { break };
+                heads.push(volume.head);
+                next = volume.next;
+            }
+            Ok(heads)
         };
-        let mut out = Vec::new();
-        while let Some(id) = next.some().filter(|_| out.len() < limit) {
-            let Some(Object::Volume(volume)) = self.shared().run(|core| core.object(id))? else { break };
-            out.push(self.shared().describe(&self.shared().version(volume.head)?)?);
-            next = volume.next;
-        }
-        Ok(out)
+        self.describe_all(&self.shared().run(list)?)
     }
 
     /// Snapshots of a volume in the order of their creation, after the one named `after`.
     pub fn snapshots(&self, volume: &str, after: Option<&str>, limit: usize) -> Result<Vec<VersionInfo>> {
-        let owner = self.shared().run(|core| core.volume_named(volume))?;
-        let mut next = match after {
-            Some(name) => self.shared().run(|core| core.snapshot_named(&owner, name))?.next,
-            None => owner.first_snapshot,
+        let list = |core: &mut crate::core::Core| {
+            let owner = core.volume_named(volume)?;
+            let mut next = match after {
+                Some(name) => core.snapshot_named(&owner, name)?.next,
+                None => owner.first_snapshot,
+            };
+            let mut versions = Vec::new();
+            while let Some(id) = next.some().filter(|_| versions.len() < limit) {
+                versions.push(id);
+                next = core.version(id)?.next;
+            }
+            Ok(versions)
         };
-        let mut out = Vec::new();
-        while let Some(id) = next.some().filter(|_| out.len() < limit) {
-            let version = self.shared().version(id)?;
-            next = version.next;
-            out.push(self.shared().describe(&version)?);
+        self.describe_all(&self.shared().run(list)?)
+    }
+
+    /// What each of these tells about itself; one that was deleted since it was listed is left out.
+    fn describe_all(&self, ids: &[VersionId]) -> Result<Vec<VersionInfo>> {
+        let mut out = Vec::with_capacity(ids.len());
+        for id in ids {
+            let found = self.shared().run(|core| core.object(*id))?;
+            if matches!(found, Some(Object::Version(v)) if !matches!(v.state, State::Ghost { .. })) {
+                out.push(self.shared().describe(&self.shared().version(*id)?)?);
+            }
         }
         Ok(out)
     }

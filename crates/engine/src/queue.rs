@@ -160,7 +160,7 @@ impl Queue {
 
     /// Takes a request. Its answer comes from a later [`Queue::poll`] under the same token.
     pub fn submit(&mut self, volume: &Volume, token: u64, op: Op) {
-        match flow::begin(volume, &op) {
+        match self.check_pool(volume).and_then(|()| flow::begin(volume, &op)) {
             Ok(work) => {
                 let buf = match op {
                     Op::Read { buf, .. } | Op::Write { buf, .. } => Some(buf),
@@ -189,6 +189,13 @@ impl Queue {
         }
     }
 
+    fn check_pool(&self, volume: &Volume) -> Result<()> {
+        if volume.is_of(&self.shared) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Invalid, format!("volume {} belongs to another pool than this queue", volume.name())))
+    }
+
     /// Starts what can be started and adds the answers that are ready; never blocks.
     pub fn poll(&mut self, out: &mut Vec<Done>) {
         let mut completions = std::mem::take(&mut self.completions);
@@ -196,12 +203,13 @@ impl Queue {
             while let Some(i) = self.ready.pop_front() {
                 self.advance(i);
             }
+            self.retry_parked();
+            self.check_durable();
             self.lead_commit();
             if let Err(e) = self.ring.reap(&mut completions) {
                 // Requests in flight cannot be answered any more; the pool stops rather than guess.
                 self.shared.poison(&format!("the I/O ring failed: {e}"));
             }
-            self.unpark();
             if completions.is_empty() && self.ready.is_empty() {
                 break;
             }
@@ -297,6 +305,9 @@ impl Queue {
 
     /// Answers those whose records are durable, or will never be.
     fn check_durable(&mut self) {
+        if self.durable.is_empty() {
+            return;
+        }
         let (durable, poisoned) = {
             let core = self.shared.lock();
             (core.journal.durable(), core.refuse_if_poisoned())
@@ -318,14 +329,8 @@ impl Queue {
         }
     }
 
-    /// Parked requests get another try, and waiters for durability another look.
-    fn unpark(&mut self) {
-        if !self.durable.is_empty() {
-            self.check_durable();
-            if !self.durable.is_empty() && self.commit.is_none() {
-                self.lead_commit();
-            }
-        }
+    /// Parked requests get another try.
+    fn retry_parked(&mut self) {
         for i in std::mem::take(&mut self.parked) {
             if let Some(request) = &mut self.requests[i as usize] {
                 request.stage = Stage::Ready;
@@ -352,12 +357,16 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        // Requests in flight own the memory that the device writes to: see them through.
+        // Requests in flight own the memory that the device writes to, and a commit under way is everybody's: see them through.
         let mut out = Vec::new();
-        while self.in_flight() > 0 {
-            self.wait(&mut out);
+        while self.in_flight() > 0 || self.commit.is_some() || self.ring.in_flight() > 0 {
+            self.poll(&mut out);
             out.clear();
-            if self.ring.in_flight() == 0 && self.commit.is_none() && self.shared.lock().poisoned.is_some() {
+            let over = self.ring.in_flight() == 0 && self.commit.is_none();
+            if over && (self.in_flight() == 0 || self.shared.lock().poisoned.is_some()) {
+                break;
+            }
+            if self.ring.wait().is_err() {
                 break;
             }
         }

@@ -130,6 +130,13 @@ pub(crate) fn open(device: Arc<dyn Device>, cache: usize, planted: PlantedBug, m
             format!("pool {name} is truncated: the file has {len}, the pool {size}; restore the missing part"),
         ));
     }
+    if superblock.journal_align < device.alignment() {
+        let (made, needs) = (superblock.journal_align, device.alignment());
+        let why = format!(
+            "pool {name} was made for sectors of {made} bytes, its device now has {needs}; copy its volumes to a new pool"
+        );
+        return Err(Error::new(ErrorKind::Invalid, why));
+    }
     let root = read_space_root(&*device, &superblock)?;
     let mut groups = read_journal(&*device, &superblock)?;
     let mut shared = rebuild(&device, &superblock, root.clone(), &groups, cache, planted)?;
@@ -260,10 +267,15 @@ fn replay(shared: &Shared, groups: &[(Replayable, Position)], checkpointed: u64)
         (first..).zip(group.records.clone()).filter(move |(number, _)| *number > checkpointed)
     };
     for (group, _) in groups {
-        for (_, record) in todo(group) {
-            if let Record::Write { at, crcs, .. } = record {
-                let run = Run { start: at, len: crcs.len() as u64 };
-                shared.run(|core| core.space.reserve_for_replay(run))?;
+        for (number, record) in todo(group) {
+            match record {
+                Record::Write { at, crcs, .. } => {
+                    let run = Run { start: at, len: crcs.len() as u64 };
+                    shared.run(|core| core.space.reserve_for_replay(run))?;
+                }
+                // Later records may lie beyond the old end. Applying it again in its turn changes nothing.
+                Record::Grow { .. } => shared.run(|core| core.apply(&record, number))?,
+                _ => {}
             }
         }
     }
@@ -282,5 +294,13 @@ fn replay(shared: &Shared, groups: &[(Replayable, Position)], checkpointed: u64)
     }
     let mut core = shared.lock();
     core.space.end_replay();
+    let (blocks, name) = (core.state.blocks, shared.device.name());
+    drop(core);
+    let len = shared.device.len().map_err(|e| Error::io(format!("cannot find the size of {name}"), e))?;
+    if len < blocks * BLOCK {
+        let (len, size) = (Bytes(len), Bytes(blocks * BLOCK));
+        let why = format!("pool {name} is truncated: the file has {len}, the pool {size}; restore the missing part");
+        return Err(Error::new(ErrorKind::Corrupt, why));
+    }
     Ok(())
 }

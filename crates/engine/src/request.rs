@@ -31,13 +31,14 @@ pub enum Op {
         /// Force unit access.
         fua: bool,
     },
-    /// Make the range read as zeroes. With `no_hole` zeroes are stored, so that later writes there were paid for.
+    /// Make the range read as zeroes. With `no_hole` it is reported as zeroes rather than as a hole. Neither holds space: in a
+    /// pool that never overwrites in place, nothing stored today pays for a write tomorrow.
     WriteZeroes {
         /// First byte.
         offset: u64,
         /// Bytes.
         len: u64,
-        /// Store zeroes instead of an unmapped range.
+        /// Report zeroes instead of a hole.
         no_hole: bool,
         /// Force unit access.
         fua: bool,

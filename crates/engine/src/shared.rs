@@ -123,6 +123,29 @@ impl Shared {
         }
     }
 
+    /// Writes out whatever records are buffered, though a checkpoint may have made them durable already: the buffer has a limit.
+    pub(crate) fn commit_buffer(&self) -> Result<()> {
+        let mut core = self.lock();
+        loop {
+            core.refuse_if_poisoned()?;
+            match core.journal.seal() {
+                Some(sealed) => {
+                    drop(core);
+                    let written = self.write_group(&sealed);
+                    return self.end_commit(written);
+                }
+                None if core.journal.buffered_bytes() == 0 => return Ok(()),
+                None => self.moved.wait(&mut core),
+            }
+        }
+    }
+
+    /// Keeps every address that the caller may see from being reused until the guard goes.
+    pub(crate) fn pin(&self) -> Pin<'_> {
+        self.lock().space.pin();
+        Pin(self)
+    }
+
     fn write_group(&self, sealed: &Sealed) -> Result<()> {
         let offset = JOURNAL.offset() + sealed.offset;
         self.device
@@ -153,6 +176,15 @@ impl Shared {
         core.poison(why);
         core.admission.wake_all();
         self.moved.notify_all();
+    }
+}
+
+/// Addresses seen outside the lock keep their meaning.
+pub(crate) struct Pin<'a>(&'a Shared);
+
+impl Drop for Pin<'_> {
+    fn drop(&mut self) {
+        self.0.lock().space.unpin();
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! The walk goes down the ghost's tree with all children beside it and skips whatever any child shares. It holds the lock only
 //! to fetch pages. That is safe because a child can only stop sharing, never start: what no child held a moment ago, none holds
-//! now. A page that vanished under the walk makes it start again from where it was.
+//! now. It holds for trees, though, not for addresses: once a checkpoint has completed, an address that the walk remembers may
+//! have another page. The walk then starts again from where it was; within one step no checkpoint can complete, because the
+//! background worker does both.
 
 use crate::core::tree::{Place, Tree, base_of};
 use crate::disk::entry::{FANOUT, span};
@@ -34,6 +36,8 @@ pub(crate) struct Trim {
     parent_is_ghost: bool,
     stack: Vec<Frame>,
     cursor: u64,
+    /// When the stack was built.
+    era: u64,
     restarts: u32,
 }
 
@@ -52,6 +56,7 @@ impl Trim {
             parent_is_ghost: parent.is_some_and(|p| matches!(p.state, State::Ghost { .. })),
             stack: Vec::new(),
             cursor: 0,
+            era: 0,
             restarts: 0,
         };
         trim.start(shared, &version)?;
@@ -76,6 +81,7 @@ impl Trim {
         }
         let root = Place { entry: ghost.root, level: ghost.root_level };
         let level = roots.iter().map(|p| p.level).max().unwrap_or(1).max(root.level);
+        self.era = shared.lock().era;
         self.stack.clear();
         if self.may_drop(root, &roots) {
             self.push(shared, root, &roots, level, 0)?;
@@ -102,9 +108,9 @@ impl Trim {
         Ok(())
     }
 
-    /// Goes on to the next thing to drop, or a bounded way towards it; true when the trim is complete.
+    /// Goes on to the next leaf and drops what nobody holds of it; true when the trim is complete.
     pub(crate) fn step(&mut self, shared: &Shared) -> Result<bool> {
-        match self.advance(shared) {
+        match self.next_leaf(shared) {
             Err(e) if e.kind() == ErrorKind::Corrupt && self.restarts < RESTARTS => {
                 self.restarts += 1;
                 let Some(version) = self.still_a_ghost(shared)? else { return Ok(true) };
@@ -115,6 +121,29 @@ impl Trim {
         }
     }
 
+    fn next_leaf(&mut self, shared: &Shared) -> Result<bool> {
+        if shared.lock().era != self.era {
+            let Some(version) = self.still_a_ghost(shared)? else { return Ok(true) };
+            self.start(shared, &version)?;
+        }
+        while self.stack.last().is_some_and(|frame| frame.level > 1) {
+            self.descend(shared)?;
+        }
+        let Some(leaf) = self.stack.last() else {
+            let id = self.ghost;
+            shared.attempt(|core| core.execute_record(&Record::Trimmed { ghost: id }))?;
+            return Ok(true);
+        };
+        let (mask, base) = (self.mask(leaf), leaf.base);
+        if mask != 0 {
+            let ghost = self.ghost;
+            shared.attempt(|core| core.execute_record(&Record::Trim { ghost, base: Lba(base), mask }))?;
+        }
+        self.stack.pop();
+        self.cursor = base + FANOUT;
+        Ok(false)
+    }
+
     fn still_a_ghost(&self, shared: &Shared) -> Result<Option<Version>> {
         match shared.attempt(|core| core.object(self.ghost))? {
             Some(Object::Version(v)) if matches!(v.state, State::Ghost { .. }) => Ok(Some(v)),
@@ -122,38 +151,24 @@ impl Trim {
         }
     }
 
-    fn advance(&mut self, shared: &Shared) -> Result<bool> {
-        let Some(mut frame) = self.stack.pop() else {
-            let id = self.ghost;
-            shared.attempt(|core| core.execute_record(&Record::Trimmed { ghost: id }))?;
-            return Ok(true);
-        };
-        if frame.level == 1 {
-            let mask = self.mask(&frame);
-            self.cursor = frame.base + FANOUT;
-            if mask != 0 {
-                let (ghost, base) = (self.ghost, Lba(frame.base));
-                shared.attempt(|core| core.execute_record(&Record::Trim { ghost, base, mask }))?;
-            }
-            return Ok(false);
+    /// Goes one level down to the next place where something may be dropped, or one level up.
+    fn descend(&mut self, shared: &Shared) -> Result<()> {
+        let Some(frame) = self.stack.last_mut() else { return Ok(()) };
+        let (level, i) = (frame.level - 1, frame.next);
+        if i == FANOUT as usize {
+            self.stack.pop();
+            return Ok(());
         }
-        while frame.next < FANOUT as usize {
-            let i = frame.next;
-            frame.next += 1;
-            let base = frame.base + i as u64 * span(frame.level - 1);
-            if base + span(frame.level - 1) <= base_of(1, self.cursor) {
-                continue;
-            }
-            let kids: Vec<Place> = frame.children.iter().map(|c| c[i]).collect();
-            let place = frame.ghost[i];
-            if self.may_drop(place, &kids) {
-                let level = frame.level - 1;
-                self.stack.push(frame);
-                self.push(shared, place, &kids, level, base)?;
-                return Ok(false);
-            }
+        frame.next += 1;
+        let base = frame.base + i as u64 * span(level);
+        if base + span(level) <= base_of(1, self.cursor) {
+            return Ok(());
         }
-        Ok(false)
+        let (place, kids) = (frame.ghost[i], frame.children.iter().map(|c| c[i]).collect::<Vec<_>>());
+        if self.may_drop(place, &kids) {
+            self.push(shared, place, &kids, level, base)?;
+        }
+        Ok(())
     }
 
     /// The blocks of a leaf that nobody holds.

@@ -67,6 +67,10 @@ impl Volume {
         Arc::clone(&self.attachment)
     }
 
+    pub(crate) fn is_of(&self, shared: &Arc<Shared>) -> bool {
+        Arc::ptr_eq(&self.attachment.shared, shared)
+    }
+
     /// The name it was opened by.
     pub fn name(&self) -> &str {
         &self.attachment.name

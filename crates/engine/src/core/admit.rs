@@ -95,7 +95,12 @@ impl Core {
             return Err(Stop::Wait(Wait::Range));
         }
         let mut metadata_blocks = 0;
-        if access != Access::Punch {
+        if access == Access::Punch {
+            // It frees more than it takes, but takes first: the last of the reserve is not for guests.
+            if self.space.available() < self.slop() / 2 {
+                return Err(Stop::Wait(Wait::Space));
+            }
+        } else {
             metadata_blocks = count / FANOUT + 3;
             let held_already = self.head(head)?.run.len;
             if self.free_for_writes() + held_already.min(count) < count + metadata_blocks {

@@ -68,7 +68,7 @@ impl Core {
             Record::Trimmed { ghost } => self.apply_trimmed(*ghost),
             Record::Grow { blocks } => {
                 self.space.grow(*blocks)?;
-                self.state.blocks = *blocks;
+                self.state.blocks = self.state.blocks.max(*blocks);
                 Ok(())
             }
         }

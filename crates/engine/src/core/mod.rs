@@ -36,6 +36,8 @@ pub(crate) struct Core {
     pub(crate) names: Entry,
     pub(crate) cache: PageCache,
     pub(crate) generation: Generation,
+    /// Checkpoints completed since the pool was opened. Addresses freed in one era are reused in the next at the earliest.
+    pub(crate) era: u64,
     pub(crate) space: Space,
     pub(crate) journal: Journal,
     heads: AddressMap<u32, Head>,
@@ -82,6 +84,7 @@ impl Core {
             names,
             cache,
             generation: Generation(1),
+            era: 0,
             space,
             journal,
             heads: AddressMap::default(),
@@ -97,7 +100,7 @@ impl Core {
     /// The page behind a pointer, from memory or not at all.
     pub(crate) fn page(&mut self, entry: Entry, identity: Identity) -> Step<&Page> {
         if !self.cache.contains(entry.at) {
-            return Err(Stop::Miss(Miss::page(entry, identity, self.cache.expected_crc(entry))));
+            return Err(Stop::Miss(Miss::page(entry, identity, self.cache.expected_crc(entry), self.era)));
         }
         self.cache.get(entry.at).ok_or_else(|| Stop::bug("cached page vanished"))
     }
@@ -107,7 +110,9 @@ impl Core {
         match miss {
             Miss::Table { number, crc, .. } => self.space.fulfil_table(number, crc, block),
             Miss::Group { number, crc, .. } => self.space.fulfil_group(number, crc, block),
-            Miss::Page { at, identity, crc } => {
+            // Addresses may have changed hands while the read was under way: the step shall ask again.
+            Miss::Page { era, .. } if era != self.era => true,
+            Miss::Page { at, identity, crc, .. } => {
                 let from = (at.offset() - at.block().offset()) as usize;
                 let mut page = Page::ZERO;
                 page.0.copy_from_slice(&block[from..from + SECTOR as usize]);
@@ -235,6 +240,7 @@ impl Core {
             head.root.crc = self.cache.expected_crc(head.root);
         }
         self.views.clear();
+        self.era += 1;
         self.cache.thaw(frozen);
         self.space.thaw();
         self.space.release_sectors(frozen);

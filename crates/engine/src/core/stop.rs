@@ -11,14 +11,28 @@ use crate::units::{PoolBlock, Sector};
 /// A page that must be read before the step can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Miss {
-    Page { at: Sector, identity: Identity, crc: u32 },
-    Table { number: TableNo, at: PoolBlock, crc: u32 },
-    Group { number: GroupNo, at: PoolBlock, crc: u32 },
+    /// `era` is the count of checkpoints when the page was missed: a later era may have another page at that address.
+    Page {
+        at: Sector,
+        identity: Identity,
+        crc: u32,
+        era: u64,
+    },
+    Table {
+        number: TableNo,
+        at: PoolBlock,
+        crc: u32,
+    },
+    Group {
+        number: GroupNo,
+        at: PoolBlock,
+        crc: u32,
+    },
 }
 
 impl Miss {
-    pub(crate) fn page(entry: Entry, identity: Identity, crc: u32) -> Miss {
-        Miss::Page { at: entry.at, identity, crc }
+    pub(crate) fn page(entry: Entry, identity: Identity, crc: u32, era: u64) -> Miss {
+        Miss::Page { at: entry.at, identity, crc, era }
     }
 
     /// The block to read.

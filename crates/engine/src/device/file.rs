@@ -70,10 +70,13 @@ impl FileDevice {
             _ => Error::io(format!("cannot open {}", path.display()), e),
         };
         // Some file systems (tmpfs before 6.6, FUSE) refuse O_DIRECT: buffered I/O with fdatasync is as safe, only slower.
-        let direct = options.clone().custom_flags(libc::O_DIRECT | libc::O_CLOEXEC).open(path);
+        // A block device that is mounted or otherwise claimed is refused by O_EXCL.
+        let is_device = std::fs::metadata(path).is_ok_and(|m| m.file_type().is_block_device());
+        let flags = libc::O_CLOEXEC | if is_device { libc::O_EXCL } else { 0 };
+        let direct = options.clone().custom_flags(libc::O_DIRECT | flags).open(path);
         let file = match direct {
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
-                options.clone().create_new(false).custom_flags(libc::O_CLOEXEC).open(path).map_err(fail)?
+                options.clone().create_new(false).custom_flags(flags).open(path).map_err(fail)?
             }
             other => other.map_err(fail)?,
         };

@@ -162,11 +162,11 @@ impl Ring for UringRing {
 
 impl Drop for UringRing {
     fn drop(&mut self) {
-        // The kernel may still write into memory that its owner is about to free: wait for everything.
+        // The kernel may still write into memory that its owner is about to free: wait for everything, however long.
         let mut done = Vec::new();
         while self.in_flight > done.len() {
             if self.submit(1).is_err() {
-                break;
+                std::thread::sleep(std::time::Duration::from_millis(1));
             }
             self.collect(&mut done);
         }

@@ -125,6 +125,9 @@ impl Queue {
             }
             next
         };
+        if next.is_ok() {
+            request.rounds = None;
+        }
         match next {
             Ok(Next::Done) => self.finish(i, request, Ok(())),
             Ok(Next::Durable(record)) => {
@@ -257,6 +260,11 @@ impl Queue {
             // A full file system under a sparse pool fails this write alone; any other failed write stops the pool.
             if writing && e.kind() != ErrorKind::NoSpace {
                 self.shared.poison(&e.to_string());
+            } else if writing {
+                let mut core = self.shared.lock();
+                for run in request.runs.drain(..) {
+                    core.space.return_run(run);
+                }
             }
             return self.finish(i, request, Err(e));
         }
@@ -269,10 +277,14 @@ impl Queue {
                 let e = request.bad_data(lba, &self.shared.device.name());
                 return self.finish(i, request, Err(e));
             }
-            // The block may have been freed and reused under a reader that was slow to announce itself: look again.
+            // Once more, in case the device gave something else than it has.
             request.retried = true;
             request.planned.clear();
         } else {
+            // What was read is in memory: its blocks may be reused, even if this request has to wait for space now.
+            if let Some(ticket) = request.reader.take() {
+                self.shared.lock().space.end_read(ticket);
+            }
             request.data_arrived();
         }
         request.stage = Stage::Ready;

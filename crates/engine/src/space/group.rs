@@ -154,6 +154,10 @@ impl Group {
         self.reserved.get_or_insert_with(|| Box::new([0; BLOCKS / 64]))[i / 64] |= 1 << (i % 64);
     }
 
+    pub(crate) fn is_reserved(&self) -> bool {
+        self.reserved.is_some()
+    }
+
     pub(crate) fn end_reservations(&mut self) {
         self.reserved = None;
     }

@@ -55,8 +55,11 @@ pub(crate) struct Space {
     held: u64,
     /// During replay, blocks that later records will claim must not be given to metadata.
     replaying: bool,
-    /// A scrub walks the last checkpoint: nothing it refers to may be reused.
-    pinned: bool,
+    /// Walks under way outside the lock: nothing they may have seen is reused before they end.
+    pins: u32,
+    /// How far releases have been asked for while pinned.
+    durable: u64,
+    checkpointed: Generation,
 }
 
 /// One bitmap page as of a freeze.
@@ -83,11 +86,13 @@ impl Space {
             used,
             held: 0,
             replaying: false,
-            pinned: false,
+            pins: 0,
+            durable: 0,
+            checkpointed: Generation::default(),
         }
     }
 
-    /// Blocks of a fresh pool that are never free: fixed structures and what lies beyond the end of the last group.
+    /// Blocks of a fresh pool that are never free: its fixed structures.
     pub(crate) fn fixed_blocks(blocks: u64, journal_blocks: u64) -> u64 {
         (0..layout::groups_in(blocks)).map(|g| GroupNo(g).fixed_blocks(journal_blocks)).sum()
     }
@@ -107,6 +112,9 @@ impl Space {
 
     /// The pool got larger; the new groups are empty.
     pub(crate) fn grow(&mut self, blocks: u64) -> Result<(), Stop> {
+        if blocks <= self.blocks {
+            return Ok(());
+        }
         let old_groups = layout::groups_in(self.blocks);
         let last = GroupNo(old_groups - 1);
         let partial = !self.blocks.is_multiple_of(GROUP_BLOCKS);
@@ -173,7 +181,9 @@ impl Space {
         if crc32c::crc32c(bytes) != crc {
             return false;
         }
-        if !self.groups.contains_key(&number.0) {
+        // A slow read may bring what a checkpoint has since replaced: then the step asks again, for the newer one.
+        let current = self.tables[number.table().0 as usize].as_ref().map(|t| t.groups[number.index_in_table()].crc);
+        if !self.groups.contains_key(&number.0) && current == Some(crc) {
             self.evict_groups();
             self.groups.insert(number.0, Group::from_bytes(bytes));
         }
@@ -182,7 +192,7 @@ impl Space {
 
     fn evict_groups(&mut self) {
         if self.groups.len() >= RESIDENT_GROUPS {
-            self.groups.retain(|_, g| g.dirty || g.is_held() || g.frozen);
+            self.groups.retain(|_, g| g.dirty || g.is_held() || g.is_reserved() || g.frozen);
         }
     }
 
@@ -354,14 +364,18 @@ impl Space {
 
     /// Data blocks freed by records up to `sequence` may be used again, unless somebody still reads them.
     pub(crate) fn release_blocks(&mut self, durable: u64) {
-        while let Some(block) = (!self.pinned).then(|| self.releases.next_block(durable)).flatten() {
+        self.durable = self.durable.max(durable);
+        while self.pins == 0 {
+            let Some(block) = self.releases.next_block(durable) else { break };
             self.unhold(block);
         }
     }
 
     /// Metadata sectors freed up to `generation` may be used again: a checkpoint without them is durable.
     pub(crate) fn release_sectors(&mut self, generation: Generation) {
-        while let Some(block) = (!self.pinned).then(|| self.releases.next_metadata_block(generation.0)).flatten() {
+        self.checkpointed = self.checkpointed.max(generation);
+        while self.pins == 0 {
+            let Some(block) = self.releases.next_metadata_block(generation.0) else { break };
             if let Some(block) = block {
                 self.unhold(block);
             }
@@ -419,9 +433,9 @@ impl Space {
         out
     }
 
-    /// The space root: 8 bytes for each table page, padded to whole blocks.
-    pub(crate) fn encode_root(&self) -> Vec<u8> {
-        table::encode_root(&self.root)
+    /// The space root of a pool of `blocks` blocks: 8 bytes for each table page, padded to whole blocks.
+    pub(crate) fn encode_root(&self, blocks: u64) -> Vec<u8> {
+        table::encode_root(&self.root[..layout::tables_in(blocks) as usize])
     }
 
     /// Ends a checkpoint.
@@ -436,12 +450,18 @@ impl Space {
 
     /// Keeps everything that was freed from being reused.
     pub(crate) fn pin(&mut self) {
-        self.pinned = true;
+        self.pins += 1;
     }
 
-    /// Freed blocks may be reused again, beginning with the next commit or checkpoint.
+    /// Ends a pin; after the last one, what was freed meanwhile may be reused.
     pub(crate) fn unpin(&mut self) {
-        self.pinned = false;
+        self.pins -= 1;
+        self.release_blocks(self.durable);
+        self.release_sectors(self.checkpointed);
+    }
+
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.pins > 0
     }
 
     pub(crate) fn journal_blocks(&self) -> u64 {

@@ -64,9 +64,10 @@ pub(super) fn show(pool: &Pool, target: &str) -> Result<Reply> {
 pub(super) fn rows(root: TreeNode) -> Vec<TreeRow> {
     let mut rows = Vec::new();
     let mut waiting = vec![(0, root)];
-    while let Some((depth, node)) = waiting.pop() {
-        rows.push(TreeRow { depth, unique: None, version: version(node.info) });
-        waiting.extend(node.children.into_iter().rev().map(|child| (depth + 1, child)));
+    while let Some((depth, mut node)) = waiting.pop() {
+        rows.push(TreeRow { depth, unique: None, version: version(node.info.clone()) });
+        let children = std::mem::take(&mut node.children);
+        waiting.extend(children.into_iter().rev().map(|child| (depth + 1, child)));
     }
     rows
 }
