@@ -17,8 +17,8 @@ use crate::shared::Shared;
 use crate::trim::Trim;
 use crate::units::{Epoch, VersionId};
 
-/// Leaves that one merge step visits.
-const MERGE_LEAVES: u32 = 64;
+/// Leaves that one merge step visits: up to 256 blocks freed under one hold of the lock.
+const MERGE_LEAVES: u32 = 8;
 /// Records that no flush asked for become durable after this long.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 

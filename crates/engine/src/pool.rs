@@ -52,7 +52,8 @@ pub struct OpenOptions {
     pub cache: Bytes,
     /// How guest I/O reaches the device.
     pub io: IoMode,
-    /// Run the background worker on a thread of its own. Without it, tests drive it with [`Pool::step`].
+    /// Run the background worker on a thread of its own. Without it, tests drive it with [`Pool::step`]; nobody else commits
+    /// unflushed records then, and writes wait for ever once the journal's buffer is full.
     pub background: bool,
     /// A bug to plant.
     pub planted: PlantedBug,

@@ -216,6 +216,14 @@ impl Queue {
             for (token, result) in completions.drain(..) {
                 self.complete(token, result);
             }
+            if !self.done.is_empty() && self.ready.is_empty() {
+                // Let the caller refill; what the completions led to goes to the device meanwhile.
+                self.lead_commit();
+                if let Err(e) = self.ring.start() {
+                    self.shared.poison(&format!("the I/O ring failed: {e}"));
+                }
+                break;
+            }
         }
         self.completions = completions;
         out.append(&mut self.done);
@@ -243,6 +251,12 @@ impl Queue {
     /// Requests submitted and not yet answered.
     pub fn in_flight(&self) -> usize {
         self.requests.len() - self.free.len()
+    }
+
+    /// This queue is making a journal group durable, and everybody who needs one waits for it. A thread must poll until this is
+    /// false before it makes a call on the pool that changes something, or it waits for itself.
+    pub fn is_committing(&self) -> bool {
+        self.commit.is_some()
     }
 
     fn complete(&mut self, token: u64, result: io::Result<()>) {

@@ -142,6 +142,9 @@ fn storm(seed: u64) {
             storm.submit(&mut queue, &volume);
         }
         let mut alive = storm.collect(&mut queue);
+        while alive && queue.is_committing() {
+            alive = storm.collect(&mut queue);
+        }
         if alive && storm.rng.one_in(6) {
             alive = pool.step().is_ok();
         }

@@ -1,5 +1,6 @@
 //! Who may start writing: space for the worst case, order between overlapping requests, and who is to be woken when it changes.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Core;
@@ -102,7 +103,7 @@ impl Core {
             }
         } else {
             metadata_blocks = count / FANOUT + 3;
-            let held_already = self.head(head)?.run.len;
+            let held_already: u64 = self.head(head)?.runs.iter().map(|run| run.len).sum();
             if self.free_for_writes() + held_already.min(count) < count + metadata_blocks {
                 return Err(Stop::Wait(Wait::Space));
             }
@@ -130,24 +131,27 @@ impl Core {
         out.clear();
         let mut missing = count;
         while missing > 0 {
-            let run = self.head(id)?.run;
-            if run.len == 0 {
-                let hint = PoolBlock(run.start.0);
-                match self.space.take_run(hint, OPEN_RUN.max(missing)) {
-                    Ok(Some(run)) => self.head(id)?.run = run,
-                    stopped => {
-                        for run in out.drain(..) {
-                            self.space.return_run(run);
-                        }
-                        stopped?;
-                        return Err(Stop::Wait(Wait::Space));
-                    }
+            let head = self.head(id)?;
+            let hint = head.hint;
+            let Some(run) = head.runs.front_mut() else {
+                let mut runs = VecDeque::new();
+                let taken = self.space.take_runs(hint, OPEN_RUN.max(missing), &mut runs);
+                if taken.is_err() || runs.is_empty() {
+                    out.drain(..).for_each(|run| self.space.return_run(run));
+                    taken?;
+                    return Err(Stop::Wait(Wait::Space));
                 }
+                self.head(id)?.runs = runs;
                 continue;
-            }
+            };
             let take = run.len.min(missing);
             out.push(Run { start: run.start, len: take });
-            self.head(id)?.run = Run { start: PoolBlock(run.start.0 + take), len: run.len - take };
+            *run = Run { start: PoolBlock(run.start.0 + take), len: run.len - take };
+            let (end, spent) = (run.start, run.len == 0);
+            head.hint = end;
+            if spent {
+                head.runs.pop_front();
+            }
             missing -= take;
         }
         Ok(())

@@ -7,6 +7,8 @@ use crate::disk::record::{NewClone, NewSnapshot, Record};
 use crate::error::{Error, ErrorKind};
 use crate::units::{BLOCK, Bytes, MAX_VOLUME, VersionId};
 
+/// Metadata pages that a snapshot may have to keep in memory at once for each volume.
+const PAGES_PER_TARGET: usize = 16;
 /// Most objects the table can hold.
 const MAX_OBJECTS: u32 = 1 << 30;
 
@@ -140,6 +142,13 @@ impl Core {
         let mut snapshots = Vec::new();
         let first = self.next_ids(targets.len() as u32)?;
         self.check_headroom("take a snapshot")?;
+        if targets.len() * PAGES_PER_TARGET > self.cache.limit() {
+            let why = format!(
+                "one snapshot of {} volumes does not fit the cache; give it more memory or take several",
+                targets.len()
+            );
+            return Err(Error::new(ErrorKind::Invalid, why).into());
+        }
         for (i, (volume_name, name)) in targets.iter().enumerate() {
             check_name("snapshot", name)?;
             let volume = self.volume_named(volume_name)?;

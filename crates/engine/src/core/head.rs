@@ -1,12 +1,14 @@
 //! Writable heads in memory: what a write needs to know without looking up objects.
 
+use std::collections::VecDeque;
+
 use super::Core;
 use super::stop::{Step, Stop};
 use super::txn::{Past, Txn};
 use crate::disk::entry::Entry;
 use crate::disk::object::{Object, State, Version};
 use crate::space::Run;
-use crate::units::{Epoch, VersionId};
+use crate::units::{Epoch, PoolBlock, VersionId};
 
 /// A head that was used since the pool was opened.
 #[derive(Clone, Debug)]
@@ -23,12 +25,13 @@ pub(crate) struct Head {
     pub(crate) owned: u64,
     /// Differs from its object.
     dirty: bool,
-    /// Blocks held for the next writes.
-    pub(crate) run: Run,
+    /// Blocks held for the next writes, and where the last ones were.
+    pub(crate) runs: VecDeque<Run>,
+    pub(crate) hint: PoolBlock,
 }
 
 impl Head {
-    fn new(version: &Version, past: Past, run: Run) -> Head {
+    fn new(version: &Version, past: Past) -> Head {
         Head {
             root: version.root,
             root_level: version.root_level,
@@ -39,7 +42,8 @@ impl Head {
             mapped: version.mapped,
             owned: version.owned,
             dirty: false,
-            run,
+            runs: VecDeque::new(),
+            hint: PoolBlock(0),
         }
     }
 
@@ -70,7 +74,7 @@ impl Core {
                 return Err(Stop::bug("a version that is no head was written"));
             }
             let past = Txn::new(self).past_of(&version)?;
-            self.heads.insert(id.0, Head::new(&version, past, Run::default()));
+            self.heads.insert(id.0, Head::new(&version, past));
         }
         self.heads.get_mut(&id.0).ok_or_else(|| Stop::bug("head vanished"))
     }
@@ -105,24 +109,24 @@ impl Core {
         let Some(old) = self.heads.remove(&id.0) else { return };
         match now {
             Some((version, past)) => {
-                self.heads.insert(id.0, Head::new(&version, past, old.run));
+                let head = Head { runs: old.runs, hint: old.hint, ..Head::new(&version, past) };
+                self.heads.insert(id.0, head);
             }
-            None => self.space.return_run(old.run),
+            None => old.runs.into_iter().for_each(|run| self.space.return_run(run)),
         }
     }
 
     /// A detached head keeps no blocks to itself.
     pub(crate) fn return_run_of(&mut self, id: VersionId) {
         if let Some(head) = self.heads.get_mut(&id.0) {
-            let run = std::mem::take(&mut head.run);
-            self.space.return_run(run);
+            head.runs.drain(..).for_each(|run| self.space.return_run(run));
         }
     }
 
     /// No head keeps blocks to itself.
     pub(crate) fn return_all_runs(&mut self) {
         for head in self.heads.values_mut() {
-            self.space.return_run(std::mem::take(&mut head.run));
+            head.runs.drain(..).for_each(|run| self.space.return_run(run));
         }
     }
 

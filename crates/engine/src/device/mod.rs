@@ -69,7 +69,12 @@ pub trait Ring: Send {
     /// # Safety
     /// The memory stays valid and is touched by nobody else until the request's completion was reaped.
     unsafe fn push(&mut self, io: Io);
-    /// Starts what was queued and adds finished requests to `done`; never blocks.
+    /// Starts what was queued; never blocks.
+    fn start(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+    /// Starts what was queued and adds some finished requests to `done`; never blocks. The event fd stays readable while there
+    /// are more.
     fn reap(&mut self, done: &mut Vec<(u64, io::Result<()>)>) -> io::Result<()>;
     /// Requests pushed and not reaped.
     fn in_flight(&self) -> usize;

@@ -62,30 +62,47 @@ impl Group {
         self.held[i / 64] >> (i % 64) & 1 == 1
     }
 
-    fn is_free(&self, i: usize, replaying: bool) -> bool {
-        self.bits[i] == 0
-            && !self.holds(i)
-            && !(replaying && self.reserved.as_ref().is_some_and(|r| r[i / 64] >> (i % 64) & 1 == 1))
+    /// A bit for each of the 64 blocks from `word * 64` that may be taken.
+    fn free_mask(&self, word: usize, replaying: bool) -> u64 {
+        let bits = &self.bits[word * 64..word * 64 + 64];
+        let used = bits.iter().enumerate().fold(0, |mask, (i, b)| mask | u64::from(*b != 0) << i);
+        let reserved = self.reserved.as_ref().filter(|_| replaying).map_or(0, |r| r[word]);
+        !(used | self.held[word] | reserved)
     }
 
-    /// The first run of at least `smallest` free blocks at or after `from`, cut at `want`.
-    pub(crate) fn find(&self, from: usize, want: u64, smallest: u64, replaying: bool) -> Option<(usize, u64)> {
-        let mut i = from;
-        while i < BLOCKS {
-            if !self.is_free(i, replaying) {
-                i += 1;
+    /// Free runs at or after `from`, each of at least `smallest` blocks, `want` blocks altogether at most.
+    pub(crate) fn find(&self, from: usize, want: u64, smallest: u64, replaying: bool) -> Vec<(usize, u64)> {
+        let (mut found, mut missing) = (Vec::new(), want);
+        let mut run: Option<(usize, u64)> = None;
+        for word in from / 64..BLOCKS / 64 {
+            let mask = self.free_mask(word, replaying);
+            let mut i = if word == from / 64 { from % 64 } else { 0 };
+            if mask == 0 && run.is_none() {
                 continue;
             }
-            let start = i;
-            while i < BLOCKS && ((i - start) as u64) < want && self.is_free(i, replaying) {
-                i += 1;
-            }
-            let len = (i - start) as u64;
-            if len >= smallest {
-                return Some((start, len));
+            while i < 64 {
+                let free = mask >> i & 1 == 1;
+                let len = run.map_or(0, |r| r.1);
+                if free && len < missing {
+                    run = Some((run.map_or(word * 64 + i, |r| r.0), len + 1));
+                    i += 1;
+                    continue;
+                }
+                if let Some(whole) = run.take().filter(|r| r.1 >= smallest) {
+                    missing -= whole.1;
+                    found.push(whole);
+                }
+                if missing == 0 {
+                    return found;
+                }
+                if !free {
+                    // On to the next free block of this word.
+                    i += ((mask >> i).trailing_zeros() as usize).clamp(1, 64 - i);
+                }
             }
         }
-        None
+        found.extend(run.filter(|r| r.1 >= smallest && missing > 0));
+        found
     }
 
     /// Holds blocks; returns how many were not held before.
@@ -176,7 +193,7 @@ mod tests {
     fn a_fresh_group_offers_all_but_its_fixed_blocks() {
         let group = Group::fresh(GroupNo(1), 3 * GROUP_BLOCKS, 300);
         assert_eq!(group.available(), 4094);
-        assert_eq!(group.find(0, 64, 16, false), Some((2, 64)));
+        assert_eq!(group.find(0, 64, 16, false), [(2, 64)]);
         let last = Group::fresh(GroupNo(2), 2 * GROUP_BLOCKS + 10, 300);
         assert_eq!(last.available(), 8);
     }
@@ -192,7 +209,9 @@ mod tests {
         assert_eq!(group.available(), 4091);
         assert!(group.clear_block(10));
         assert_eq!(group.available(), 4092);
-        assert_eq!(group.find(9, 64, 1, false), Some((9, 2)));
+        assert_eq!(group.find(9, 64, 1, false), [(9, 2), (13, 62)]);
+        assert_eq!(group.find(9, 64, 16, false), [(13, 64)]);
+        assert_eq!(group.find(4090, 64, 1, false), [(4090, 6)]);
     }
 
     #[test]

@@ -214,15 +214,16 @@ impl Space {
         Ok(())
     }
 
-    /// Holds a run of up to `want` free blocks, near `hint` if possible. `None`: nothing is free.
-    pub(crate) fn take_run(&mut self, hint: PoolBlock, want: u64) -> Result<Option<Run>, Stop> {
+    /// Holds up to `want` free blocks, near `hint` if possible, and adds them to `out`: one run if there is one of a good size,
+    /// otherwise all the small ones that a single group has to offer. Nothing is added when nothing is free.
+    pub(crate) fn take_runs(&mut self, hint: PoolBlock, want: u64, out: &mut VecDeque<Run>) -> Result<(), Stop> {
         let groups = layout::groups_in(self.blocks);
         let first = if hint.0 == 0 { self.next_group } else { GroupNo::of(hint).0 };
         let mut patience = PATIENCE;
         let mut smallest = want.div_ceil(4);
         for step in 0..groups.saturating_mul(2) {
             let number = GroupNo((first + step) % groups);
-            if step >= groups {
+            if step >= groups || patience == 0 {
                 smallest = 1;
             }
             let free = match self.groups.get(&number.0) {
@@ -232,27 +233,29 @@ impl Space {
                     self.table(number.table())?.groups[number.index_in_table()].free(number, blocks, journal)
                 }
             };
-            if free == 0 {
+            if u64::from(free) < smallest {
                 continue;
             }
             let replaying = self.replaying;
             let group = self.group(number)?;
             let from = if step == 0 && hint.0 != 0 { index(hint) } else { 0 };
-            let found = group
-                .find(from, want, smallest, replaying)
-                .or_else(|| (from > 0).then(|| group.find(0, want, smallest, replaying)).flatten());
-            if let Some((start, len)) = found {
-                group.hold(start, len);
-                self.held += len;
-                self.next_group = number.0;
-                return Ok(Some(Run { start: PoolBlock(number.first_block().0 + start as u64), len }));
+            let mut found = group.find(from, want, smallest, replaying);
+            if found.is_empty() && from > 0 {
+                found = group.find(0, want, smallest, replaying);
             }
-            patience = patience.saturating_sub(1);
-            if patience == 0 {
-                smallest = 1;
+            if found.is_empty() {
+                patience = patience.saturating_sub(1);
+                continue;
             }
+            let newly: u32 = found.iter().map(|&(start, len)| group.hold(start, len)).sum();
+            self.held += u64::from(newly);
+            for (start, len) in found {
+                out.push_back(Run { start: PoolBlock(number.first_block().0 + start as u64), len });
+            }
+            self.next_group = number.0;
+            return Ok(());
         }
-        Ok(None)
+        Ok(())
     }
 
     /// Gives back blocks of a run that were not used.
@@ -289,10 +292,16 @@ impl Space {
     pub(crate) fn prepare_metadata(&mut self, slots: u64) -> Result<bool, Stop> {
         while self.metadata_slots < slots {
             let hint = self.metadata.back().map_or(PoolBlock(0), |&(_, end)| end.block());
-            let Some(run) = self.take_run(hint, METADATA_RUN)? else { return Ok(false) };
-            self.metadata_slots += run.len * SECTORS_PER_BLOCK;
-            let start = run.start.sector();
-            self.metadata.push_back((start, Sector(start.0 + run.len * SECTORS_PER_BLOCK)));
+            let mut runs = VecDeque::new();
+            self.take_runs(hint, METADATA_RUN, &mut runs)?;
+            if runs.is_empty() {
+                return Ok(false);
+            }
+            for run in runs {
+                self.metadata_slots += run.len * SECTORS_PER_BLOCK;
+                let start = run.start.sector();
+                self.metadata.push_back((start, Sector(start.0 + run.len * SECTORS_PER_BLOCK)));
+            }
         }
         Ok(true)
     }
