@@ -563,7 +563,9 @@ impl Inner {
         let mut keeper = self.keeper.lock();
         let changed = {
             let core = self.shared.lock();
-            core.journal.last_record() != keeper.superblock().sequence || core.cache.dirty_len() > 0
+            self.damaged_superblock.is_some()
+                || core.journal.last_record() != keeper.superblock().sequence
+                || core.cache.dirty_len() > 0
         };
         let result = if changed { keeper.checkpoint_now() } else { Ok(()) };
         self.shared.lock().poison("it was closed");
