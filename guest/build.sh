@@ -88,7 +88,8 @@ build_root_tree() {
     echo 'root::0:0:root:/root:/bin/sh' >"$tree/etc/passwd"
     echo 'root:x:0:' >"$tree/etc/group"
     install -m 755 "$here/init" "$tree/usr/sbin/init"
-    gcc -O2 -Wall -Werror -static -s -o "$tree/usr/bin/stamp" "$here/stamp.c"
+    local tool
+    for tool in stamp pages; do gcc -O2 -Wall -Werror -static -s -o "$tree/usr/bin/$tool" "$here/$tool.c"; done
 }
 
 # ext4 from a folder, with every identifier and time fixed; one MiB at the end stays outside.
