@@ -120,17 +120,24 @@ impl<B: Backend> Connection<B> {
         self.hangup |= hangup;
     }
 
-    /// Receives and processes until the socket is empty, something has to be waited for, or the turn is over.
+    /// Receives and processes until the socket is empty, something has to be waited for, or the turn is over. What was
+    /// received last is processed too: a socket that it emptied brings no event for what is left of it here.
     pub(crate) fn pump(&mut self, id: usize, lane: &mut Lane<B::Queue>, backend: &B) {
         self.turn = 0;
+        self.process_all(id, lane, backend);
         for _ in 0..TURN_RECEIVES {
-            self.wait = None;
-            while self.ending == Ending::Open && self.wait.is_none() && self.process(id, lane, backend) {}
             if self.ending != Ending::Open || self.wait.is_some() || !self.readable {
                 return;
             }
             self.receive(lane);
+            self.process_all(id, lane, backend);
         }
+    }
+
+    /// Afterwards the input ends in the middle of a message, or [`Connection::wait`] says what it waits for.
+    fn process_all(&mut self, id: usize, lane: &mut Lane<B::Queue>, backend: &B) {
+        self.wait = None;
+        while self.ending == Ending::Open && self.wait.is_none() && self.process(id, lane, backend) {}
     }
 
     fn receive(&mut self, lane: &mut Lane<B::Queue>) {
@@ -462,5 +469,66 @@ fn reply(session: &Session, pending: &Pending, done: Done) -> (Frame, Option<IoB
             (frame.unwrap_or_else(|| refuse(BROKEN)), done.buf)
         }
         _ => (Frame::done(pending.cookie), done.buf),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::backend::Queue;
+    use crate::memory::{Memory, MemoryExport};
+
+    /// Does what the worker does after an event, until the connection wants no more turns.
+    fn serve(connection: &mut Connection<Memory>, lane: &mut Lane<crate::memory::MemoryQueue>, backend: &Memory) {
+        connection.on_event(true, true, false);
+        let mut done = Vec::new();
+        loop {
+            connection.pump(0, lane, backend);
+            lane.queue.poll(&mut done);
+            for done in done.drain(..) {
+                let pending = lane.finish(done.token).unwrap();
+                connection.complete(pending, done, lane);
+            }
+            connection.flush(lane);
+            if !connection.wants_turn() {
+                break;
+            }
+        }
+    }
+
+    fn writes(count: usize, len: usize) -> Vec<u8> {
+        let header = |cookie: u64| {
+            let fields = [&[0x25, 0x60, 0x95, 0x13, 0, 0, 0, 1], &cookie.to_be_bytes()[..], &[0; 8]];
+            [&fields.concat()[..], &(len as u32).to_be_bytes()].concat()
+        };
+        (0..count as u64).flat_map(|cookie| [header(cookie), vec![7; len]].concat()).collect()
+    }
+
+    /// The socket reports each arrival once, so nothing may be left over when it has been read empty, at whichever
+    /// receive of a turn that happens.
+    #[test]
+    fn whatever_was_received_is_processed_without_another_event() {
+        let backend = Memory::new([MemoryExport::new("vm", 1 << 20)]);
+        let mut lane = Lane::new(backend.queue().unwrap(), CONNECTION_BYTES);
+        let (mut client, server) = UnixStream::pair().unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        client.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
+        rustix::net::sockopt::set_socket_send_buffer_size(&client, 1 << 20).unwrap();
+        server.set_nonblocking(true).unwrap();
+        let mut connection = Connection::new(server.into(), lane.now);
+        client.write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x01\0\0\0\x02vm").unwrap();
+        serve(&mut connection, &mut lane, &backend);
+        client.read_exact(&mut [0; 28]).unwrap();
+        // From the first large payload on, each receive ends shortly after a payload: a batch of n takes about n receives.
+        for count in 1..=TURN_RECEIVES + 1 {
+            client.write_all(&writes(count, LARGE_PAYLOAD)).unwrap();
+            serve(&mut connection, &mut lane, &backend);
+            let answered = client.read_exact(&mut vec![0; count * 16]).is_ok();
+            assert!(answered, "a batch of {count} is not answered: {} bytes left", connection.inbox.bytes().len());
+        }
     }
 }
