@@ -435,6 +435,31 @@ impl<B: Backend> Connection<B> {
         self.ending == Ending::Open && self.wait == Some(Wait::Budget)
     }
 
+    /// For people: what it is doing and who has to move.
+    pub(crate) fn describe(&self, now: Instant) -> String {
+        let phase = match self.phase {
+            Phase::Handshake(_) => "handshake",
+            Phase::Transmission { .. } => "transmission",
+        };
+        let message = match &self.receiving {
+            Receiving::Header => String::new(),
+            Receiving::Payload { buf, filled, .. } => format!(", {filled} of a payload of {}", buf.len()),
+            Receiving::Skip { left, .. } => format!(", {left} of a refused payload to come"),
+        };
+        format!(
+            "{phase}, {:?}, waits for {:?}, {} in flight, {} replies unsent, {} bytes received and not processed{message}, \
+             readable {}, writable {}, last progress {:?} ago",
+            self.ending,
+            self.wait,
+            self.in_flight,
+            self.outbox.len(),
+            self.inbox.bytes().len(),
+            self.readable,
+            self.writable,
+            now.saturating_duration_since(self.last_progress),
+        )
+    }
+
     /// Nothing is left to do; dropping it closes the socket and detaches the device.
     pub(crate) fn is_finished(&self) -> bool {
         match self.ending {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
@@ -15,7 +15,7 @@ use crate::backend::Backend;
 use crate::error::ServerError;
 use crate::limits::{MAX_CONNECTIONS, MAX_PAYLOAD, SERVER_BYTES};
 use crate::listener::{Address, Listener};
-use crate::worker::{Mailbox, Worker};
+use crate::worker::{Bell, Mailbox, Worker};
 
 const STOP: u64 = u64::MAX;
 /// Out of descriptors or memory: how long to leave clients waiting before the next try.
@@ -47,6 +47,7 @@ pub struct Server {
     addresses: Vec<Address>,
     connections: Arc<AtomicUsize>,
     stop: Arc<OwnedFd>,
+    bells: Vec<Bell>,
     /// The acceptor first: it owns the mailboxes, and the workers end after it.
     threads: Vec<(&'static str, JoinHandle<Result<(), ServerError>>)>,
 }
@@ -62,6 +63,7 @@ impl Server {
             addresses: listeners.iter().map(|listener| listener.address().clone()).collect(),
             connections: Arc::clone(&connections),
             stop: Arc::new(stop),
+            bells: Vec::new(),
             threads: Vec::new(),
         };
         let workers = config.workers.max(1);
@@ -70,7 +72,9 @@ impl Server {
         for _ in 0..workers {
             let (handle, mailbox) = start_worker(Arc::clone(&backend), budget, Arc::clone(&connections))?;
             server.threads.push(("worker thread", handle));
-            mailboxes.push(mailbox?);
+            let mailbox = mailbox?;
+            server.bells.push(mailbox.bell());
+            mailboxes.push(mailbox);
         }
         let acceptor = Acceptor {
             epoll: acceptor_epoll(&server.stop, &listeners)
@@ -97,6 +101,21 @@ impl Server {
     /// Connections that are open now.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// One line for each open connection, for people who wonder why a client hangs: what it is busy with, what it waits
+    /// for, and who owes the next byte. A worker that does not answer within `patience` has a line too.
+    pub fn describe(&self, patience: Duration) -> Vec<String> {
+        let asked: Vec<_> = self.bells.iter().map(Bell::describe).collect();
+        let deadline = Instant::now() + patience;
+        let mut lines = Vec::new();
+        for (worker, answer) in asked.iter().enumerate() {
+            match answer.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(answer) => lines.extend(answer.iter().map(|line| format!("worker {worker}: {line}"))),
+                Err(_) => lines.push(format!("worker {worker} does not answer")),
+            }
+        }
+        lines
     }
 
     /// Takes no more connections and requests, finishes and answers what is running, closes everything, and waits for

@@ -27,23 +27,57 @@ const EVENTS: usize = 256;
 /// How often time limits are looked at while any apply.
 const TICK: Duration = Duration::from_millis(500);
 
-/// The other threads' way to a worker. Dropping it makes the worker drain and end.
-pub(crate) struct Mailbox {
-    sender: Option<Sender<OwnedFd>>,
-    wake: Arc<OwnedFd>,
+/// What other threads want of a worker.
+enum Message {
+    /// Serve an accepted, non-blocking socket.
+    Serve(OwnedFd),
+    /// Say what every connection is doing.
+    Describe(Sender<Vec<String>>),
+    /// Drain and end.
+    Stop,
 }
+
+/// The accept loop's way to a worker. Dropping it makes the worker drain and end.
+pub(crate) struct Mailbox(Bell);
 
 impl Mailbox {
     /// Hands over an accepted, non-blocking socket. A worker that has ended drops it, which closes it.
     pub(crate) fn send(&self, socket: OwnedFd) {
-        if let Some(sender) = &self.sender
-            && sender.send(socket).is_ok()
-        {
-            self.ring();
-        }
+        self.0.send(Message::Serve(socket));
     }
 
-    fn ring(&self) {
+    /// A way to ask the worker that does not keep it alive.
+    pub(crate) fn bell(&self) -> Bell {
+        self.0.clone()
+    }
+}
+
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        self.0.send(Message::Stop);
+    }
+}
+
+/// Sends messages to a worker and wakes it.
+#[derive(Clone, Debug)]
+pub(crate) struct Bell {
+    sender: Sender<Message>,
+    wake: Arc<OwnedFd>,
+}
+
+impl Bell {
+    /// Asks what every connection is doing; the answer comes from the worker's loop, or never if that is stuck.
+    pub(crate) fn describe(&self) -> Receiver<Vec<String>> {
+        let (sender, answer) = std::sync::mpsc::channel();
+        self.send(Message::Describe(sender));
+        answer
+    }
+
+    /// A worker that has ended drops the message.
+    fn send(&self, message: Message) {
+        if self.sender.send(message).is_err() {
+            return;
+        }
         // The counter cannot overflow: the worker resets it. Nothing else makes this write fail.
         if let Err(error) = rustix::io::write(&self.wake, &1u64.to_ne_bytes()) {
             debug_assert!(false, "wake a worker: {error}");
@@ -51,18 +85,11 @@ impl Mailbox {
     }
 }
 
-impl Drop for Mailbox {
-    fn drop(&mut self) {
-        self.sender = None;
-        self.ring();
-    }
-}
-
 pub(crate) struct Worker<B: Backend> {
     backend: Arc<B>,
     epoll: OwnedFd,
     wake: Arc<OwnedFd>,
-    inbound: Receiver<OwnedFd>,
+    inbound: Receiver<Message>,
     lane: Lane<B::Queue>,
     connections: Vec<Option<Connection<B>>>,
     vacant: Vec<usize>,
@@ -88,7 +115,7 @@ impl<B: Backend> Worker<B> {
         let queue = backend.queue()?;
         epoll::add(&epoll, queue.event_fd(), EventData::new_u64(QUEUE), EventFlags::IN)?;
         let (sender, inbound) = std::sync::mpsc::channel();
-        let mailbox = Mailbox { sender: Some(sender), wake: Arc::clone(&wake) };
+        let mailbox = Mailbox(Bell { sender, wake: Arc::clone(&wake) });
         let worker = Worker {
             backend,
             epoll,
@@ -249,12 +276,14 @@ impl<B: Backend> Worker<B> {
         }
         loop {
             match self.inbound.try_recv() {
-                Ok(socket) => self.adopt(socket),
-                Err(TryRecvError::Empty) => return Ok(()),
-                Err(TryRecvError::Disconnected) => {
+                Ok(Message::Serve(socket)) => self.adopt(socket),
+                // Whoever asked may have lost patience.
+                Ok(Message::Describe(answer)) => answer.send(self.describe()).unwrap_or(()),
+                Ok(Message::Stop) | Err(TryRecvError::Disconnected) => {
                     self.stop();
                     return Ok(());
                 }
+                Err(TryRecvError::Empty) => return Ok(()),
             }
         }
     }
@@ -275,6 +304,10 @@ impl<B: Backend> Worker<B> {
             // Out of kernel memory or watches: the client sees a closed connection and may try again.
             Err(_) => self.close(id),
         }
+    }
+
+    fn describe(&self) -> Vec<String> {
+        self.connections.iter().flatten().map(|connection| connection.describe(self.lane.now)).collect()
     }
 
     fn stop(&mut self) {

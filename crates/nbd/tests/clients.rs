@@ -4,20 +4,64 @@
 
 mod common;
 
+use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use common::{Fixture, SIZE};
+use common::{Fixture, READ, SIZE, request};
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// More than any client here takes on a slow machine; one that takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Runs a program to success and returns what it printed.
-fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| {
-        panic!("{program} does not run ({error}): install libnbd-bin, python3-libnbd, fio and qemu-utils")
-    });
-    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {arguments:?}: {}\n{stdout}\n{stderr}", output.status);
-    stdout
+fn run(fixture: &Fixture, program: &str, arguments: &[&str]) -> String {
+    run_within(PATIENCE, fixture, program, arguments).unwrap_or_else(|failure| panic!("{failure}"))
+}
+
+/// What a program printed, or how it failed. After `patience` it is killed, with what it started, and the failure says
+/// what the server was doing.
+fn run_within(patience: Duration, fixture: &Fixture, program: &str, arguments: &[&str]) -> Result<String, String> {
+    let mut command = Command::new(program);
+    command.args(arguments).process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| {
+        format!("{program} does not run ({error}): install libnbd-bin, python3-libnbd, fio and qemu-utils")
+    })?;
+    let stdout = collect(child.stdout.take().unwrap());
+    let stderr = collect(child.stderr.take().unwrap());
+    let deadline = Instant::now() + patience;
+    let (status, diagnosis) = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break (status, None);
+        }
+        if Instant::now() > deadline {
+            let connections = fixture.server.describe(Duration::from_secs(5)).join("\n");
+            kill_process_group(Pid::from_child(&child), Signal::KILL).unwrap();
+            break (
+                child.wait().unwrap(),
+                Some(format!("did not end within {patience:?}; the server:\n{connections}")),
+            );
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let (stdout, stderr) = (stdout.join().unwrap(), stderr.join().unwrap());
+    match diagnosis {
+        None if status.success() => Ok(stdout),
+        None => Err(format!("{program} {arguments:?}: {status}\n{stdout}\n{stderr}")),
+        Some(diagnosis) => Err(format!("{program} {arguments:?}: {diagnosis}\n{stdout}\n{stderr}")),
+    }
+}
+
+/// Reads a pipe to its end, beside the others, so that no pipe fills up.
+fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.read_to_end(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
 }
 
 /// An image with data, zeroes that are stored, and holes.
@@ -42,10 +86,26 @@ fn json(text: &str) -> serde_json::Value {
 }
 
 #[test]
+fn a_client_that_hangs_is_killed_and_diagnosed() {
+    let fixture = Fixture::start();
+    let mut other = fixture.connect().export("vm");
+    other.send(&request(READ, 1, 0, 512)[..20]);
+    let begun = Instant::now();
+    let failure =
+        run_within(Duration::from_millis(500), &fixture, "sh", &["-c", "echo began; sleep 60; :"]).unwrap_err();
+    assert!(begun.elapsed() < Duration::from_secs(30), "the child of the shell lives on");
+    for part in
+        ["did not end within 500ms", "began", "transmission", "0 in flight", "20 bytes received and not processed"]
+    {
+        assert!(failure.contains(part), "{part:?} is missing in: {failure}");
+    }
+}
+
+#[test]
 fn nbdinfo_sees_what_is_served() {
     let fixture = Fixture::start();
     for uri in fixture.uris("vm") {
-        let info = &json(&run("nbdinfo", &["--json", &uri]))["exports"][0];
+        let info = &json(&run(&fixture, "nbdinfo", &["--json", &uri]))["exports"][0];
         assert_eq!(info["export-size"], SIZE);
         assert_eq!(info["description"], format!("{SIZE} bytes of memory"));
         assert_eq!(info["block_size_minimum"], 512);
@@ -56,15 +116,19 @@ fn nbdinfo_sees_what_is_served() {
             assert_eq!(info[format!("can_{flag}")], true, "{flag}");
         }
         assert_eq!(info["is_read_only"], false);
-        assert_eq!(json(&run("nbdinfo", &["--json", "--list", &uri]))["exports"].as_array().unwrap().len(), 2);
+        assert_eq!(
+            json(&run(&fixture, "nbdinfo", &["--json", "--list", &uri]))["exports"].as_array().unwrap().len(),
+            2
+        );
     }
     for uri in fixture.uris("ro") {
-        let info = &json(&run("nbdinfo", &["--json", &uri]))["exports"][0];
+        let info = &json(&run(&fixture, "nbdinfo", &["--json", &uri]))["exports"][0];
         assert_eq!(info["is_read_only"], true);
         assert_eq!(info["can_zero"], false);
     }
     let missing = &fixture.uris("missing")[0];
-    assert!(!Command::new("nbdinfo").arg(missing).output().unwrap().status.success());
+    let failure = run_within(PATIENCE, &fixture, "nbdinfo", &[missing]).unwrap_err();
+    assert!(failure.contains("exit status: 1"), "{failure}");
     fixture.idle();
 }
 
@@ -74,11 +138,11 @@ fn nbdcopy_there_and_back() {
     let source = image(fixture.directory.path());
     let back = fixture.directory.path().join("back.raw");
     for uri in fixture.uris("vm") {
-        run("nbdcopy", &["--connections=4", "--requests=64", &source, &uri]);
-        run("nbdcopy", &["--connections=4", "--request-size=1048576", &uri, back.to_str().unwrap()]);
+        run(&fixture, "nbdcopy", &["--connections=4", "--requests=64", &source, &uri]);
+        run(&fixture, "nbdcopy", &["--connections=4", "--request-size=1048576", &uri, back.to_str().unwrap()]);
         assert!(std::fs::read(&source).unwrap() == std::fs::read(&back).unwrap(), "the copy over {uri} differs");
         std::fs::remove_file(&back).unwrap();
-        let map = json(&run("nbdinfo", &["--map", "--json", &uri]));
+        let map = json(&run(&fixture, "nbdinfo", &["--map", "--json", &uri]));
         let extents = map.as_array().unwrap();
         let total: u64 = extents.iter().map(|extent| extent["length"].as_u64().unwrap()).sum();
         assert_eq!(total, SIZE);
@@ -93,17 +157,17 @@ fn qemu_img_converts_compares_and_maps() {
     let fixture = Fixture::start();
     let source = image(fixture.directory.path());
     for uri in fixture.uris("vm") {
-        run("qemu-img", &["convert", "-n", "-f", "raw", "-O", "raw", "-W", "-m", "8", &source, &uri]);
-        run("qemu-img", &["compare", "-f", "raw", "-F", "raw", &source, &uri]);
-        let map = json(&run("qemu-img", &["map", "--output=json", "-f", "raw", &uri]));
+        run(&fixture, "qemu-img", &["convert", "-n", "-f", "raw", "-O", "raw", "-W", "-m", "8", &source, &uri]);
+        run(&fixture, "qemu-img", &["compare", "-f", "raw", "-F", "raw", &source, &uri]);
+        let map = json(&run(&fixture, "qemu-img", &["map", "--output=json", "-f", "raw", &uri]));
         let extents = map.as_array().unwrap();
         let first = |key: &str| extents[0][key].clone();
         assert_eq!((first("start"), first("length"), first("data")), (0.into(), (1 << 20).into(), true.into()));
         assert_eq!(extents[1]["zero"], true);
         assert_eq!(extents.iter().map(|extent| extent["length"].as_u64().unwrap()).sum::<u64>(), SIZE);
         let qcow = fixture.directory.path().join("back.qcow2");
-        run("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", &uri, qcow.to_str().unwrap()]);
-        run("qemu-img", &["compare", "-f", "raw", "-F", "qcow2", &source, qcow.to_str().unwrap()]);
+        run(&fixture, "qemu-img", &["convert", "-f", "raw", "-O", "qcow2", &uri, qcow.to_str().unwrap()]);
+        run(&fixture, "qemu-img", &["compare", "-f", "raw", "-F", "qcow2", &source, qcow.to_str().unwrap()]);
     }
     fixture.idle();
 }
@@ -132,7 +196,7 @@ fn qemu_io_writes_zeroes_discards_and_flushes() {
         ];
         let mut arguments = vec!["-f", "raw", &uri];
         arguments.extend(commands.iter().flat_map(|command| ["-c", *command]));
-        let output = run("qemu-io", &arguments);
+        let output = run(&fixture, "qemu-io", &arguments);
         assert!(!output.contains("verification failed"), "{output}");
     }
     fixture.idle();
@@ -242,7 +306,7 @@ fn libnbd_semantics() {
     std::fs::write(&script, SHELL).unwrap();
     for (uri, read_only) in fixture.uris("vm").iter().zip(fixture.uris("ro")) {
         // The distribution's interpreter: the binding belongs to it, not to another that comes first in the path.
-        let output = run("/usr/bin/python3", &[script.to_str().unwrap(), uri, &read_only]);
+        let output = run(&fixture, "/usr/bin/python3", &[script.to_str().unwrap(), uri, &read_only]);
         assert_eq!(output, "passed\n");
     }
     fixture.idle();
@@ -256,7 +320,7 @@ fn fio_verifies_what_it_wrote() {
         let common = ["--name=verify", "--ioengine=nbd", &uri, "--size=64m", "--iodepth=32", "--verify=crc32c"];
         let directory = format!("--aux-path={}", fixture.directory.path().display());
         let shared = ["--verify_fatal=1", "--do_verify=1", "--verify_backlog=512", "--randrepeat=1", &directory];
-        let run_with = |own: &[&str]| run("fio", &[&common, &shared[..], own].concat());
+        let run_with = |own: &[&str]| run(&fixture, "fio", &[&common, &shared[..], own].concat());
         run_with(&["--rw=randwrite", "--bs=4k"]);
         run_with(&["--rw=randrw", "--bsrange=512-256k", "--bs_unaligned=0", "--norandommap=0"]);
         run_with(&["--rw=write", "--bs=1m", "--fsync=16"]);
