@@ -1,0 +1,82 @@
+//! The agent's calls. Bodies are JSON; a failed call answers with a [`Fault`](crate::Fault).
+//!
+//! | method and path | body | answer |
+//! |---|---|---|
+//! | `GET /v1/host` | | [`HostInfo`](crate::HostInfo) |
+//! | `GET /v1/volumes/{array}` (`?after=&limit=`) | | `[VolumeInfo]` |
+//! | `PUT /v1/volumes/{array}/{volume}` | [`CreateVolume`](crate::CreateVolume) | [`VolumeInfo`](crate::VolumeInfo) |
+//! | `GET /v1/volumes/{array}/{volume}` | | [`VolumeInfo`](crate::VolumeInfo) |
+//! | `DELETE /v1/volumes/{array}/{volume}` | | with its snapshots; nothing if it is not there |
+//! | `POST /v1/volumes/{array}/{volume}/resize` | [`ResizeVolume`](crate::ResizeVolume) | [`VolumeInfo`](crate::VolumeInfo) |
+//! | `POST /v1/volumes/{array}/{volume}/revert` | [`RevertVolume`](crate::RevertVolume) | |
+//! | `DELETE /v1/volumes/{array}/{volume}/snapshots/{snapshot}` | | nothing if it is not there |
+//! | `POST /v1/space` | [`SpaceRequest`](crate::SpaceRequest) | [`SpaceResponse`](crate::SpaceResponse) |
+//! | `POST /v1/diff` | [`DiffRequest`](crate::DiffRequest) | [`DiffResponse`](crate::DiffResponse) |
+//! | `PUT /v1/instants/{snapshot}` | [`TakeInstant`](crate::TakeInstant) | [`InstantReport`](crate::InstantReport) |
+//! | `GET /v1/instants/{snapshot}` (`?volume=array/volume` repeated) | | [`InstantProbe`](crate::InstantProbe) |
+//! | `DELETE /v1/instants/{snapshot}` (`?volume=array/volume` repeated) | | snapshots of these volumes, and memory |
+//! | `POST /v1/instants/{snapshot}/cancel` | | ends one that is being taken |
+//! | `POST /v1/memory/{snapshot}/compress` | | [`MemoryInfo`](crate::MemoryInfo) |
+//! | `POST /v1/memory/{snapshot}/verify` | | [`MemoryState`](crate::MemoryState) |
+//! | `GET /v1/vms` | | `[VmStatus]` |
+//! | `GET /v1/vms/{vm}` | | [`VmStatus`](crate::VmStatus) |
+//! | `PUT /v1/vms/{vm}/run` | [`StartVm`](crate::StartVm) | [`VmStatus`](crate::VmStatus) |
+//! | `POST /v1/vms/{vm}/stop` | [`StopVm`](crate::StopVm) | [`VmStatus`](crate::VmStatus) |
+//! | `POST /v1/vms/{vm}/pause`, `/resume`, `/reset` | [`VmCall`](crate::VmCall) | [`VmStatus`](crate::VmStatus) |
+//! | `PUT /v1/vms/{vm}/disks/{disk}` | [`ConfigureDisk`](crate::ConfigureDisk) | adds it while the machine runs |
+//! | `POST /v1/vms/{vm}/disks/{disk}/remove`, `/resized` | [`VmCall`](crate::VmCall) | takes it out; tells the guest its new size |
+//! | `POST /v1/vms/{vm}/link` | [`SetLink`](crate::SetLink) | |
+//! | `POST /v1/vms/{vm}/identity` | [`FixIdentity`](crate::FixIdentity) | [`FixedIdentity`](crate::FixedIdentity) |
+//! | `POST /v1/vms/{vm}/remove` | [`RemoveMachine`](crate::RemoveMachine) | |
+//! | `GET /v1/vms/{vm}/console` | upgrade to `websocket` | binary frames, both ways |
+//! | `GET /v1/events` | | server-sent events, each a [`VmEvent`](crate::VmEvent) |
+
+use crate::{DiskId, SnapshotId, VmId, VolumeRef};
+
+/// All machines.
+pub const VMS: &str = "/v1/vms";
+/// The host.
+pub const HOST: &str = "/v1/host";
+/// Space.
+pub const SPACE: &str = "/v1/space";
+/// Differences.
+pub const DIFF: &str = "/v1/diff";
+/// The stream of events.
+pub const EVENTS: &str = "/v1/events";
+
+/// A volume.
+pub fn volume(volume: &VolumeRef) -> String {
+    format!("/v1/volumes/{}/{}", volume.array, volume.volume)
+}
+
+/// A snapshot of a volume.
+pub fn volume_snapshot(of: &VolumeRef, snapshot: SnapshotId) -> String {
+    format!("{}/snapshots/{snapshot}", volume(of))
+}
+
+/// An instant, with the volumes that it is asked about.
+pub fn instant(snapshot: SnapshotId, volumes: &[VolumeRef]) -> String {
+    let query: Vec<String> = volumes.iter().map(|volume| format!("volume={volume}")).collect();
+    let mark = if query.is_empty() { "" } else { "?" };
+    format!("/v1/instants/{snapshot}{mark}{}", query.join("&"))
+}
+
+/// A memory image.
+pub fn memory(snapshot: SnapshotId, act: &str) -> String {
+    format!("/v1/memory/{snapshot}/{act}")
+}
+
+/// A machine.
+pub fn vm(vm: VmId) -> String {
+    format!("{VMS}/{vm}")
+}
+
+/// Something done to a machine: `run`, `stop`, `pause` and so on.
+pub fn vm_act(id: VmId, act: &str) -> String {
+    format!("{}/{act}", vm(id))
+}
+
+/// A disk of a running machine.
+pub fn vm_disk(id: VmId, disk: DiskId) -> String {
+    format!("{}/disks/{disk}", vm(id))
+}

@@ -1,0 +1,144 @@
+//! Hypervisors: the seam to whatever runs machines.
+//!
+//! A machine is a process of its own that outlives the agent. A driver finds the ones it started before
+//! ([`adopt`](Hypervisor::adopt)), and every call about a machine that is not there says so rather than guess.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use keyframe_agent_api::{
+    Accelerator, CutMethod, DiskId, DiskSlot, FixedIdentity, GuestIdentity, Machine, NicId, Power, StopHow, VmId,
+    VmStatus, VolumeRef,
+};
+
+use crate::Result;
+
+/// What a hypervisor is and can do on this host.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HypervisorInfo {
+    /// For example `qemu 10.0.2`; stored with each memory image.
+    pub version: String,
+    /// The newest machine type.
+    pub machine_type: String,
+    /// How guests are run.
+    pub accelerator: Accelerator,
+    /// The firmware for UEFI is installed.
+    pub uefi: bool,
+}
+
+/// Where a hypervisor finds the blocks of a volume: an NBD export that stays the same through reverts and restarts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BlockAddress {
+    /// The server's Unix socket.
+    pub socket: PathBuf,
+    /// The export's name.
+    pub export: String,
+}
+
+/// What a machine is started with besides its hardware.
+pub struct Start<'a> {
+    /// The hardware.
+    pub machine: &'a Machine,
+    /// Where the blocks of its volumes are.
+    pub blocks: &'a dyn Fn(&VolumeRef) -> BlockAddress,
+    /// Go on from this memory image rather than from the firmware.
+    pub memory: Option<&'a Path>,
+    /// It is a copy: nothing leaves it under the identity in the image; all its cables stay out.
+    pub new_identity: bool,
+    /// Leave the processors standing still.
+    pub paused: bool,
+}
+
+/// The cut through a machine's disks, made by whoever holds their exports. The hypervisor decides when.
+pub trait Cut: Send {
+    /// From now on writes to the disks wait, and for each batch of waiting ones `on_write` is called from another thread,
+    /// which must be cheap: it wakes whoever calls [`pass`](Cut::pass) or [`cut`](Cut::cut).
+    fn arm(&mut self, on_write: Box<dyn Fn() + Send + Sync>) -> Result<()>;
+
+    /// The waiting writes came before the instant: lets them go, and those that follow wait again.
+    fn pass(&mut self) -> Result<()>;
+
+    /// This is the instant: snapshots all disks, then lets the writes go. Also without [`arm`](Cut::arm), for a machine
+    /// that stands still. Once only.
+    fn cut(&mut self) -> Result<()>;
+
+    /// Lets all writes go without an instant. Nothing to do after a cut.
+    fn abandon(&mut self);
+}
+
+/// How a memory was captured.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Captured {
+    /// How disks and memory came to be of one instant.
+    pub method: CutMethod,
+    /// How long the guest's processors stood still.
+    pub paused: Duration,
+}
+
+/// A wish of somebody else to end a long call.
+pub trait Cancel: Sync {
+    /// Whether the call is to end; asked often.
+    fn cancelled(&self) -> bool;
+}
+
+/// What runs machines. Calls wait; any number of threads may call at once, and calls about one machine take turns.
+pub trait Hypervisor: Send + Sync {
+    /// What it is.
+    fn info(&self) -> Result<HypervisorInfo>;
+
+    /// Finds the machines that run since before, with their hardware. Thaws whatever an earlier agent left frozen.
+    fn adopt(&self) -> Result<Vec<VmId>>;
+
+    /// Starts a machine that is off. Returns when its guest runs (or stands still as wished), or with nothing left over.
+    fn start(&self, vm: VmId, start: &Start<'_>) -> Result<()>;
+
+    /// What the machine does, asked of its process; [`Power::Off`] if there is none.
+    fn status(&self, vm: VmId) -> Result<VmStatus>;
+
+    /// Stops it; what is off already is a success.
+    fn stop(&self, vm: VmId, how: StopHow) -> Result<()>;
+
+    /// Lets the processors stand still.
+    fn pause(&self, vm: VmId) -> Result<()>;
+
+    /// Lets them go on, also after a full array or a failed disk.
+    fn resume(&self, vm: VmId) -> Result<()>;
+
+    /// Presses the reset button.
+    fn reset(&self, vm: VmId) -> Result<()>;
+
+    /// Adds a disk while the guest runs.
+    fn add_disk(&self, vm: VmId, disk: &DiskSlot, blocks: &BlockAddress) -> Result<()>;
+
+    /// Takes a disk out while the guest runs; the guest has to agree within the deadline.
+    fn remove_disk(&self, vm: VmId, disk: DiskId, deadline: Duration) -> Result<()>;
+
+    /// Tells the guest that a disk has a new size.
+    fn disk_resized(&self, vm: VmId, disk: DiskId) -> Result<()>;
+
+    /// Plugs a cable in or out.
+    fn set_link(&self, vm: VmId, nic: NicId, up: bool) -> Result<()>;
+
+    /// Makes a copied guest notice who it is now.
+    fn fix_identity(&self, vm: VmId, identity: &GuestIdentity, deadline: Duration) -> Result<FixedIdentity>;
+
+    /// Freezes the guest's file systems; returns how many. They thaw by themselves after `hold`, whatever happens to the
+    /// agent. A failed call leaves nothing frozen.
+    fn freeze(&self, vm: VmId, deadline: Duration, hold: Duration) -> Result<u32>;
+
+    /// Thaws them. An error means that they were not frozen all the time, so that what was done meanwhile is not clean.
+    fn thaw(&self, vm: VmId) -> Result<()>;
+
+    /// Captures the memory of a running or paused machine into an image at `to`, with the cut through its disks at the
+    /// very instant. The guest runs on as before. A failed call leaves no image and nothing held.
+    fn capture(&self, vm: VmId, to: &Path, cut: &mut dyn Cut, cancel: &dyn Cancel) -> Result<Captured>;
+
+    /// The Unix socket of the serial console, for one reader.
+    fn console(&self, vm: VmId) -> Result<PathBuf>;
+
+    /// Forgets a machine that is off.
+    fn remove(&self, vm: VmId) -> Result<()>;
+
+    /// Calls `changed` from a thread of the driver's own after each change that nobody asked for.
+    fn watch(&self, changed: Box<dyn Fn(VmId, Power) + Send + Sync>);
+}

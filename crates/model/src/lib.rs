@@ -1,0 +1,20 @@
+//! The rules: what virtual machines, snapshots, trees and jobs are, what may be done to them, and what follows from it.
+//!
+//! Pure functions over plain values. No I/O, no clock, no randomness: moments and identifiers come from the caller.
+//! What a button or a command may do is asked here, and a refusal carries the sentence that people read.
+
+mod job;
+mod name;
+mod refusal;
+mod snapshot;
+mod tree;
+mod vm;
+mod vm_rules;
+
+pub use job::{JobEvent, JobKind, JobState, Progress};
+pub use keyframe_agent_api as agent;
+pub use name::{Name, NamePattern, Tag};
+pub use refusal::{Refusal, RefusalKind};
+pub use snapshot::{Consistency, Snapshot, SnapshotDisk, SnapshotEvent, SnapshotKind, SnapshotOrigin, SnapshotState};
+pub use tree::{Node, Removal, Tree};
+pub use vm::{Activity, Disk, Hardware, Nic, Rest, Vm, VmEvent, VmState};
