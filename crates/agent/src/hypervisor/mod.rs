@@ -22,12 +22,13 @@ pub struct HypervisorInfo {
     pub machine_type: String,
     /// How guests are run.
     pub accelerator: Accelerator,
-    /// The firmware for UEFI is installed.
-    pub uefi: bool,
+    /// A fresh variable store for UEFI, to be imported into a volume of exactly its size; absent when the firmware is not
+    /// installed.
+    pub uefi_variables: Option<PathBuf>,
 }
 
 /// Where a hypervisor finds the blocks of a volume: an NBD export that stays the same through reverts and restarts.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct BlockAddress {
     /// The server's Unix socket.
     pub socket: PathBuf,
@@ -55,7 +56,10 @@ pub trait Cut: Send {
     /// which must be cheap: it wakes whoever calls [`pass`](Cut::pass) or [`cut`](Cut::cut).
     fn arm(&mut self, on_write: Box<dyn Fn() + Send + Sync>) -> Result<()>;
 
-    /// The waiting writes came before the instant: lets them go, and those that follow wait again.
+    /// Remembers now. Whoever decides marks first and looks for the instant then: a write that comes in between waits.
+    fn mark(&mut self);
+
+    /// The writes that waited at the last [`mark`](Cut::mark) came before the instant: lets them go. Later ones wait on.
     fn pass(&mut self) -> Result<()>;
 
     /// This is the instant: snapshots all disks, then lets the writes go. Also without [`arm`](Cut::arm), for a machine
@@ -92,7 +96,8 @@ pub trait Hypervisor: Send + Sync {
     /// Starts a machine that is off. Returns when its guest runs (or stands still as wished), or with nothing left over.
     fn start(&self, vm: VmId, start: &Start<'_>) -> Result<()>;
 
-    /// What the machine does, asked of its process; [`Power::Off`] if there is none.
+    /// What the machine does, asked of its process; [`Power::Off`] if there is none. Does not wait for other calls. The
+    /// generation in it means nothing: drivers know of none.
     fn status(&self, vm: VmId) -> Result<VmStatus>;
 
     /// Stops it; what is off already is a success.
@@ -130,8 +135,20 @@ pub trait Hypervisor: Send + Sync {
     fn thaw(&self, vm: VmId) -> Result<()>;
 
     /// Captures the memory of a running or paused machine into an image at `to`, with the cut through its disks at the
-    /// very instant. The guest runs on as before. A failed call leaves no image and nothing held.
+    /// very instant. The guest runs on as before. A failed call leaves no image and nothing held; the cut's own snapshots
+    /// are the caller's to delete. Waits for memory that is still pending. While it works the image is `TO.partial`.
     fn capture(&self, vm: VmId, to: &Path, cut: &mut dyn Cut, cancel: &dyn Cancel) -> Result<Captured>;
+
+    /// What is in an image that [`capture`](Hypervisor::capture) made, from its header: [`NotFound`], [`Corrupt`], or
+    /// [`Unsupported`] if this hypervisor cannot resume it.
+    ///
+    /// [`NotFound`]: keyframe_agent_api::FaultKind::NotFound
+    /// [`Corrupt`]: keyframe_agent_api::FaultKind::Corrupt
+    /// [`Unsupported`]: keyframe_agent_api::FaultKind::Unsupported
+    fn image(&self, image: &Path) -> Result<MemoryInfo>;
+
+    /// Stores an image smaller, in place; it can be resumed as before. What is compressed already is a success.
+    fn compress(&self, image: &Path) -> Result<MemoryInfo>;
 
     /// The Unix socket of the serial console, for one reader.
     fn console(&self, vm: VmId) -> Result<PathBuf>;
