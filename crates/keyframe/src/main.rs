@@ -11,7 +11,6 @@ mod serve;
 mod session;
 mod show;
 mod size;
-mod transfer;
 mod wire;
 
 use std::process::ExitCode;

@@ -1,6 +1,7 @@
 //! A failed request as it crosses the control socket: a kind to match on and one line for people.
 
 use keyframe_engine::ErrorKind;
+use keyframe_transfer::Invalid;
 use serde::{Deserialize, Serialize};
 
 /// The `error` of a reply.
@@ -50,15 +51,3 @@ fn kind_name(kind: ErrorKind) -> &'static str {
         ErrorKind::Poisoned => "poisoned",
     }
 }
-
-/// A request that contradicts itself, found before the engine was asked.
-#[derive(Debug)]
-pub(crate) struct Invalid(pub(crate) String);
-
-impl std::fmt::Display for Invalid {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Invalid {}

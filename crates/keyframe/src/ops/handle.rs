@@ -3,11 +3,11 @@
 use anyhow::{Context as _, Result};
 use keyframe_engine::units::Bytes;
 use keyframe_engine::{ErrorKind, Pool};
+use keyframe_transfer as transfer;
 
 use super::reply::{CheckView, Event, PoolStats, Reply, ServerStats, SizeView, SnapshotsView, VersionsView};
 use super::request::{PAGE, Request};
 use super::{delete, inspect};
-use crate::transfer;
 
 /// What a request is handled with.
 pub(crate) struct Context<'a> {
@@ -54,10 +54,12 @@ pub(crate) fn handle(context: &Context<'_>, request: Request, sink: &mut Sink<'_
         Request::Space { targets } => inspect::space(pool, &targets),
         Request::Diff { from, to } => inspect::diff(pool, from.as_deref(), &to, sink),
         Request::Import { file, volume, format } => {
-            transfer::import(pool, &file, &volume, format, sink).map(Reply::Copy)
+            let mut progress = |done, total| sink(Event::Progress { done, total });
+            transfer::import(pool, &file, &volume, format, &mut progress).map(Reply::Copy)
         }
         Request::Export { target, file, format, overlay } => {
-            transfer::export(pool, &target, &file, format, overlay.as_ref(), sink).map(Reply::Copy)
+            let mut progress = |done, total| sink(Event::Progress { done, total });
+            transfer::export(pool, &target, &file, format, overlay.as_ref(), &mut progress).map(Reply::Copy)
         }
     }
 }

@@ -9,10 +9,11 @@ mod inspect;
 mod reply;
 mod request;
 
-pub(crate) use failure::{Failure, Invalid};
+pub(crate) use failure::Failure;
 pub(crate) use handle::{Context, Sink, handle};
+pub(crate) use keyframe_transfer::{Copied, Image, Overlay};
 pub(crate) use reply::{
-    CheckView, CopyView, DeletedView, DiffTotals, Event, Kind, PoolStats, PoolView, Range, Reply, ServerStats,
-    SizeView, SnapshotsView, SpacesView, TreeRow, TreeView, VersionView, VersionsView, human,
+    CheckView, DeletedView, DiffTotals, Event, Kind, PoolStats, PoolView, Range, Reply, ServerStats, SizeView,
+    SnapshotsView, SpacesView, TreeRow, TreeView, VersionView, VersionsView, human,
 };
-pub(crate) use request::{Image, Overlay, PAGE, Request};
+pub(crate) use request::{PAGE, Request};

@@ -1,6 +1,7 @@
 //! What comes back. The shapes are the `--json` output, so a field that is added stays, and none changes its meaning.
 
 use keyframe_engine::units::Bytes;
+use keyframe_transfer::Copied;
 use serde::{Deserialize, Serialize};
 
 /// The result of a request. As JSON an object whose `type` is the name in kebab case.
@@ -18,7 +19,7 @@ pub(crate) enum Reply {
     Space(SpacesView),
     Diff(DiffTotals),
     Check(CheckView),
-    Copy(CopyView),
+    Copy(Copied),
 }
 
 /// Something said before the result.
@@ -198,16 +199,6 @@ pub(crate) struct CheckView {
     pub(crate) errors: Vec<String>,
     /// Errors beyond the ones listed.
     pub(crate) more_errors: u64,
-}
-
-/// The end of an import or export.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) struct CopyView {
-    /// The volume or the file that was made.
-    pub(crate) name: String,
-    pub(crate) size: u64,
-    /// Bytes stored; the rest reads as zeroes or comes from the backing image.
-    pub(crate) copied: u64,
 }
 
 /// The pool's counters, and the server's where there is one.

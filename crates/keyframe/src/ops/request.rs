@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use keyframe_transfer::{Image, Overlay};
 use serde::{Deserialize, Serialize};
 
 /// Most entries in one page of a list; who wants more asks again from the last name.
@@ -121,25 +122,6 @@ impl Request {
             | Request::Import { .. } => true,
         }
     }
-}
-
-/// Formats of disk images.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Image {
-    Raw,
-    Qcow2,
-}
-
-/// What makes an export the difference to an image that exists already.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Overlay {
-    /// The target that the backing image holds.
-    pub(crate) from: String,
-    /// Name of the backing image, as it is recorded.
-    pub(crate) backing: PathBuf,
-    pub(crate) backing_format: Image,
 }
 
 #[cfg(test)]

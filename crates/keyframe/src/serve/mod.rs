@@ -3,7 +3,6 @@
 
 pub(crate) mod address;
 mod control;
-pub(crate) mod exports;
 mod signal;
 
 use std::io::Write;
@@ -68,7 +67,7 @@ pub(crate) fn run(file: &Path, args: &ServeArgs, json: bool) -> Result<()> {
 
 fn start_nbd(pool: &Pool, addresses: &[Address]) -> Result<Server> {
     let listeners = addresses.iter().map(listen).collect::<Result<Vec<_>>>()?;
-    Ok(Server::start(exports::Exports::all(pool.clone()), listeners, &Config::default())?)
+    Ok(Server::start(keyframe_transfer::Exports::all(pool.clone()), listeners, &Config::default())?)
 }
 
 fn listen(address: &Address) -> Result<Listener> {

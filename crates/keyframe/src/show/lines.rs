@@ -4,8 +4,7 @@ use std::io::{self, Write};
 
 use crate::clock::utc;
 use crate::ops::{
-    CheckView, CopyView, DeletedView, DiffTotals, Kind, PoolStats, PoolView, SizeView, SnapshotsView, VersionView,
-    human,
+    CheckView, Copied, DeletedView, DiffTotals, Kind, PoolStats, PoolView, SizeView, SnapshotsView, VersionView, human,
 };
 
 /// `name: value` lines with the values in one column.
@@ -108,6 +107,6 @@ pub(super) fn check(view: &CheckView, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "{found}; checked {data} data blocks and {pages} map pages of {versions} versions")
 }
 
-pub(super) fn copy(view: &CopyView, out: &mut impl Write) -> io::Result<()> {
+pub(super) fn copy(view: &Copied, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "{}: {}, of which {} stored", view.name, human(view.size), human(view.copied))
 }

@@ -10,19 +10,30 @@ use keyframe_nbd::{Backend, Device, Export, ExportInfo, OpenError, Queue};
 const LISTED: usize = 1000;
 
 /// The exports of a pool.
-pub(crate) struct Exports {
+pub struct Exports {
     pool: Pool,
     only: Option<String>,
+    report: fn(&str),
+}
+
+fn to_stderr(text: &str) {
+    eprintln!("keyframe: {text}");
 }
 
 impl Exports {
-    pub(crate) fn all(pool: Pool) -> Exports {
-        Exports { pool, only: None }
+    /// Every volume and snapshot, by its name.
+    pub fn all(pool: Pool) -> Exports {
+        Exports { pool, only: None, report: to_stderr }
     }
 
     /// One volume, by the empty name.
-    pub(crate) fn only(pool: Pool, volume: &str) -> Exports {
-        Exports { pool, only: Some(volume.to_owned()) }
+    pub fn only(pool: Pool, volume: &str) -> Exports {
+        Exports { pool, only: Some(volume.to_owned()), report: to_stderr }
+    }
+
+    /// Where failures are told that no client may see; standard error otherwise.
+    pub fn reporting(self, report: fn(&str)) -> Exports {
+        Exports { report, ..self }
     }
 
     fn target<'a>(&'a self, name: &'a str) -> Result<&'a str, OpenError> {
@@ -30,6 +41,18 @@ impl Exports {
             None => Ok(name),
             Some(volume) if name.is_empty() => Ok(volume),
             Some(_) => Err(OpenError::Unknown),
+        }
+    }
+
+    /// Tells the client what it may know, and the operator the rest.
+    fn refuse(&self, name: &str, error: &keyframe_engine::Error) -> OpenError {
+        match error.kind() {
+            ErrorKind::NotFound | ErrorKind::Invalid => OpenError::Unknown,
+            ErrorKind::InUse => OpenError::Busy,
+            _ => {
+                (self.report)(&format!("cannot export {name}: {error}"));
+                OpenError::Failed
+            }
         }
     }
 
@@ -51,18 +74,6 @@ impl Exports {
     }
 }
 
-/// Tells the client what it may know, and the operator the rest.
-fn refuse(name: &str, error: &keyframe_engine::Error) -> OpenError {
-    match error.kind() {
-        ErrorKind::NotFound | ErrorKind::Invalid => OpenError::Unknown,
-        ErrorKind::InUse => OpenError::Busy,
-        _ => {
-            eprintln!("keyframe: cannot export {name}: {error}");
-            OpenError::Failed
-        }
-    }
-}
-
 fn is_snapshot(target: &str) -> bool {
     target.contains('@')
 }
@@ -76,7 +87,7 @@ impl Backend for Exports {
             return Vec::new();
         }
         self.listed().unwrap_or_else(|error| {
-            eprintln!("keyframe: cannot list exports: {error}");
+            (self.report)(&format!("cannot list exports: {error}"));
             Vec::new()
         })
     }
@@ -84,13 +95,13 @@ impl Backend for Exports {
     fn open(&self, name: &str) -> Result<Attached, OpenError> {
         let target = self.target(name)?;
         let access = if is_snapshot(target) { Access::ReadOnly } else { Access::ReadWrite };
-        let volume = self.pool.open_volume(target, access).map_err(|error| refuse(target, &error))?;
+        let volume = self.pool.open_volume(target, access).map_err(|error| self.refuse(target, &error))?;
         Ok(Attached { description: volume.size().to_string(), volume })
     }
 
     fn inspect(&self, name: &str) -> Result<ExportInfo, OpenError> {
         let target = self.target(name)?;
-        let info = self.pool.show(target).map_err(|error| refuse(target, &error))?;
+        let info = self.pool.show(target).map_err(|error| self.refuse(target, &error))?;
         Ok(ExportInfo {
             size: info.size.0,
             read_only: is_snapshot(target),
@@ -105,7 +116,7 @@ impl Backend for Exports {
 }
 
 /// A volume that a client uses.
-pub(crate) struct Attached {
+pub struct Attached {
     volume: Volume,
     description: String,
 }
@@ -127,7 +138,7 @@ impl Device for Attached {
 }
 
 /// The engine's queue under the name that the NBD server knows.
-pub(crate) struct Lane(keyframe_engine::Queue);
+pub struct Lane(keyframe_engine::Queue);
 
 impl Queue for Lane {
     type Device = Attached;

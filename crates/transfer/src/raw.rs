@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::CHUNK;
 use super::zero::each_run;
-use crate::ops::{Event, Sink};
+use crate::Progress;
 
 /// Bytes in the image; block devices have no length but an end.
 pub(super) fn size(mut file: &File) -> Result<u64> {
@@ -40,7 +40,7 @@ fn next_data(file: &File, from: u64, size: u64) -> Result<Option<Range<u64>>> {
 }
 
 /// Copies the image into a volume that is still empty. Returns the bytes stored.
-pub(super) fn copy_in(file: &File, size: u64, volume: &Volume, sink: &mut Sink<'_>) -> Result<u64> {
+pub(super) fn copy_in(file: &File, size: u64, volume: &Volume, progress: &mut Progress<'_>) -> Result<u64> {
     let mut buffer = vec![0; CHUNK as usize];
     let mut stored = 0;
     let mut at = 0;
@@ -57,11 +57,11 @@ pub(super) fn copy_in(file: &File, size: u64, volume: &Volume, sink: &mut Sink<'
                 volume.write_at(&buffer[run.clone()], offset + run.start as u64)
             })?;
             offset += padded as u64;
-            sink(Event::Progress { done: offset.min(size), total: size })?;
+            progress(offset.min(size), size)?;
         }
         at = offset;
     }
-    sink(Event::Progress { done: size, total: size })?;
+    progress(size, size)?;
     Ok(stored)
 }
 

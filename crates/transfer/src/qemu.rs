@@ -10,8 +10,7 @@ use keyframe_engine::Pool;
 use keyframe_nbd::{Config, Listener, Server};
 
 use super::percent::last_percent;
-use crate::ops::{Event, Sink};
-use crate::serve::exports::Exports;
+use crate::{Exports, Progress};
 
 const TOOL: &str = "qemu-img";
 
@@ -52,18 +51,18 @@ impl Drop for Killed {
 }
 
 /// Copies a qcow2 image into a volume that is still empty. Returns the bytes that the volume then holds.
-pub(super) fn copy_in(pool: &Pool, path: &Path, volume: &str, sink: &mut Sink<'_>) -> Result<u64> {
+pub(super) fn copy_in(pool: &Pool, path: &Path, volume: &str, progress: &mut Progress<'_>) -> Result<u64> {
     let private = tempfile::Builder::new().prefix("keyframe-import-").tempdir().context("make a private folder")?;
     let socket = private.path().join("nbd");
     let config = Config { workers: 1, ..Config::default() };
     let server = Server::start(Exports::only(pool.clone(), volume), vec![Listener::unix(&socket)?], &config)?;
-    let converted = convert(path, &socket, sink);
+    let converted = convert(path, &socket, progress);
     server.stop()?;
     converted?;
     Ok(pool.show(volume)?.referenced.0)
 }
 
-fn convert(path: &Path, socket: &Path, sink: &mut Sink<'_>) -> Result<()> {
+fn convert(path: &Path, socket: &Path, progress: &mut Progress<'_>) -> Result<()> {
     let mut command = Command::new(TOOL);
     command.args(["convert", "-p", "-n", "--target-is-zero", "-W", "-m", "8", "-f", "qcow2", "-O", "raw"]);
     command.arg(path).arg(format!("nbd+unix:///?socket={}", percent_encoded(socket)));
@@ -77,13 +76,13 @@ fn convert(path: &Path, socket: &Path, sink: &mut Sink<'_>) -> Result<()> {
         stderr.read_to_end(&mut text).unwrap_or(0);
         text
     });
-    relay_progress(&mut stdout, sink)?;
+    relay_progress(&mut stdout, progress)?;
     let status = child.0.wait().context("wait for qemu-img")?;
     let errors = errors.join().unwrap_or_default();
     if status.success() { Ok(()) } else { bail!("{}", complaint(&errors)) }
 }
 
-fn relay_progress(output: &mut impl Read, sink: &mut Sink<'_>) -> Result<()> {
+fn relay_progress(output: &mut impl Read, progress: &mut Progress<'_>) -> Result<()> {
     let mut buffer = [0; 4096];
     let mut shown = None;
     loop {
@@ -96,7 +95,7 @@ fn relay_progress(output: &mut impl Read, sink: &mut Sink<'_>) -> Result<()> {
             && shown != percent
         {
             shown = percent;
-            sink(Event::Progress { done, total: 10_000 })?;
+            progress(done, 10_000)?;
         }
     }
 }

@@ -13,27 +13,27 @@ use tempfile::NamedTempFile;
 use super::CHUNK;
 use super::qcow2::{Backing, CLUSTER, MAX_BACKING, Writer};
 use super::zero::{each_run, is_zero};
-use crate::ops::{CopyView, Event, Image, Invalid, Overlay, Sink};
+use crate::{Copied, Image, Invalid, Overlay, Progress};
 
 /// Bytes whose allocation is asked for at once.
 const STATUS: u64 = 1 << 30;
 
 /// Copies `target` into the new image `path`; with an overlay only what changed since its base.
-pub(crate) fn export(
+pub fn export(
     pool: &Pool,
     target: &str,
     path: &Path,
     format: Image,
     overlay: Option<&Overlay>,
-    sink: &mut Sink<'_>,
-) -> Result<CopyView> {
+    progress: &mut Progress<'_>,
+) -> Result<Copied> {
     if !path.is_absolute() {
         return Err(Invalid(format!("{}: paths in requests must be absolute", path.display())).into());
     }
     if overlay.is_some() && format == Image::Raw {
         return Err(Invalid("a raw image cannot hold a difference; use the format qcow2".into()).into());
     }
-    copy(pool, target, path, format, overlay, sink).with_context(|| format!("cannot export {target}"))
+    copy(pool, target, path, format, overlay, progress).with_context(|| format!("cannot export {target}"))
 }
 
 fn copy(
@@ -42,17 +42,17 @@ fn copy(
     path: &Path,
     format: Image,
     overlay: Option<&Overlay>,
-    sink: &mut Sink<'_>,
-) -> Result<CopyView> {
+    progress: &mut Progress<'_>,
+) -> Result<Copied> {
     if let Some(overlay) = overlay {
         check_backing(overlay)?;
     }
     let volume = open_quiet(pool, target)?;
     let image = beside(path)?;
     let copied = match (format, overlay) {
-        (Image::Raw, _) => raw(&volume, image.as_file(), sink),
-        (Image::Qcow2, None) => full_qcow2(&volume, image.as_file(), sink),
-        (Image::Qcow2, Some(overlay)) => overlay_qcow2(pool, &volume, image.as_file(), overlay, sink),
+        (Image::Raw, _) => raw(&volume, image.as_file(), progress),
+        (Image::Qcow2, None) => full_qcow2(&volume, image.as_file(), progress),
+        (Image::Qcow2, Some(overlay)) => overlay_qcow2(pool, &volume, image.as_file(), overlay, progress),
     }?;
     image.as_file().sync_all().with_context(|| format!("write {}", path.display()))?;
     match image.persist_noclobber(path) {
@@ -60,7 +60,7 @@ fn copy(
         Err(refused) if refused.error.kind() == std::io::ErrorKind::AlreadyExists => return Err(taken(path)),
         Err(refused) => return Err(refused.error).with_context(|| format!("make {}", path.display())),
     }
-    Ok(CopyView { name: path.display().to_string(), size: volume.size().0, copied })
+    Ok(Copied { name: path.display().to_string(), size: volume.size().0, copied })
 }
 
 fn check_backing(overlay: &Overlay) -> Result<()> {
@@ -96,7 +96,11 @@ fn beside(path: &Path) -> Result<NamedTempFile> {
 }
 
 /// Calls with each stored piece of the volume, at most [`CHUNK`] long, never across a multiple of it.
-fn each_stored(volume: &Volume, sink: &mut Sink<'_>, mut visit: impl FnMut(u64, u64) -> Result<()>) -> Result<()> {
+fn each_stored(
+    volume: &Volume,
+    progress: &mut Progress<'_>,
+    mut visit: impl FnMut(u64, u64) -> Result<()>,
+) -> Result<()> {
     let size = volume.size().0;
     let mut at = 0;
     while at < size {
@@ -109,20 +113,20 @@ fn each_stored(volume: &Volume, sink: &mut Sink<'_>, mut visit: impl FnMut(u64, 
                 let len = (end - offset).min(CHUNK - offset % CHUNK);
                 visit(offset, len)?;
                 offset += len;
-                sink(Event::Progress { done: offset, total: size })?;
+                progress(offset, size)?;
             }
         }
         at = end;
-        sink(Event::Progress { done: at, total: size })?;
+        progress(at, size)?;
     }
     Ok(())
 }
 
-fn raw(volume: &Volume, file: &File, sink: &mut Sink<'_>) -> Result<u64> {
+fn raw(volume: &Volume, file: &File, progress: &mut Progress<'_>) -> Result<u64> {
     file.set_len(volume.size().0).context("set the image's size")?;
     let mut buffer = vec![0; CHUNK as usize];
     let mut copied = 0;
-    each_stored(volume, sink, |offset, len| {
+    each_stored(volume, progress, |offset, len| {
         let piece = &mut buffer[..len as usize];
         volume.read_at(piece, offset)?;
         each_run(piece, BLOCK as usize, |run| {
@@ -134,9 +138,9 @@ fn raw(volume: &Volume, file: &File, sink: &mut Sink<'_>) -> Result<u64> {
     Ok(copied)
 }
 
-fn full_qcow2(volume: &Volume, file: &File, sink: &mut Sink<'_>) -> Result<u64> {
+fn full_qcow2(volume: &Volume, file: &File, progress: &mut Progress<'_>) -> Result<u64> {
     let mut clusters = Clusters::new(volume, file);
-    each_stored(volume, sink, |offset, len| {
+    each_stored(volume, progress, |offset, len| {
         for index in offset / CLUSTER..(offset + len).div_ceil(CLUSTER) {
             clusters.copy(index, Absent::Leave)?;
         }
@@ -146,7 +150,13 @@ fn full_qcow2(volume: &Volume, file: &File, sink: &mut Sink<'_>) -> Result<u64> 
 }
 
 /// The difference is walked before the first cluster is copied, so that there is a total to report.
-fn overlay_qcow2(pool: &Pool, volume: &Volume, file: &File, overlay: &Overlay, sink: &mut Sink<'_>) -> Result<u64> {
+fn overlay_qcow2(
+    pool: &Pool,
+    volume: &Volume,
+    file: &File,
+    overlay: &Overlay,
+    progress: &mut Progress<'_>,
+) -> Result<u64> {
     let mut ranges: Vec<std::ops::Range<u64>> = Vec::new();
     pool.diff(Some(&overlay.from), volume.name(), &mut |extent| {
         let (start, end) = (extent.offset / CLUSTER, (extent.offset + extent.len).div_ceil(CLUSTER));
@@ -160,7 +170,7 @@ fn overlay_qcow2(pool: &Pool, volume: &Volume, file: &File, overlay: &Overlay, s
     let mut clusters = Clusters::new(volume, file);
     for (done, index) in (1..).zip(ranges.into_iter().flatten()) {
         clusters.copy(index, Absent::Mark)?;
-        sink(Event::Progress { done, total })?;
+        progress(done, total)?;
     }
     let format = match overlay.backing_format {
         Image::Raw => "raw",
