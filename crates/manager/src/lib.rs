@@ -1,0 +1,9 @@
+//! What can be done with machines, snapshots, clones and templates: the use cases, the jobs that carry them out, and the
+//! reconciler that keeps the catalog equal to the hosts.
+//!
+//! No SQL (that is the catalog's), no HTTP serving (that is the API's), no rule of its own (those are the model's).
+
+mod error;
+pub mod request;
+
+pub use error::{Error, ErrorKind, Result};
