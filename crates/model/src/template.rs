@@ -9,7 +9,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::agent::{Generation, JobId, SnapshotId, TemplateId, Timestamp};
+use crate::agent::{Generation, JobId, SnapshotId, TemplateId, Timestamp, VmId};
 use crate::vm::Hardware;
 use crate::{Name, Refusal, RefusalKind};
 
@@ -29,10 +29,28 @@ pub struct Template {
     pub state: TemplateState,
     /// When it was ordered.
     pub created: Timestamp,
+    /// What it was made of.
+    pub origin: TemplateOrigin,
     /// The machine that it was made of, with the template's own volumes in it.
     pub hardware: Hardware,
     /// The name of the array snapshot, one on each of its volumes, that clones are made of.
     pub snapshot: SnapshotId,
+}
+
+/// What a template was made of. That may be gone since.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum TemplateOrigin {
+    /// A stopped machine.
+    Vm {
+        /// Which.
+        vm: VmId,
+    },
+    /// The disks of a snapshot.
+    Snapshot {
+        /// Which.
+        snapshot: SnapshotId,
+    },
 }
 
 /// The state of a template.
