@@ -56,6 +56,8 @@ pub enum ErrorKind {
     Corrupt,
     /// A host cannot be reached.
     Unreachable,
+    /// Somebody wished it undone.
+    Cancelled,
     /// Something failed that should not.
     Internal,
 }
@@ -66,6 +68,11 @@ impl Error {
         Error { kind, message: message.into(), source: None }
     }
 
+    /// Somebody wished it undone.
+    pub fn cancelled() -> Error {
+        Error::new(ErrorKind::Cancelled, "cancelled")
+    }
+
     /// Something is not there.
     pub fn not_found(what: impl std::fmt::Display) -> Error {
         Error::new(ErrorKind::NotFound, format!("{what} is not there"))
@@ -74,7 +81,7 @@ impl Error {
 
 impl ErrorKind {
     /// Each of them.
-    pub const ALL: [ErrorKind; 16] = [
+    pub const ALL: [ErrorKind; 17] = [
         ErrorKind::Invalid,
         ErrorKind::Forbidden,
         ErrorKind::NotFound,
@@ -90,6 +97,7 @@ impl ErrorKind {
         ErrorKind::Guest,
         ErrorKind::Corrupt,
         ErrorKind::Unreachable,
+        ErrorKind::Cancelled,
         ErrorKind::Internal,
     ];
 }

@@ -3,7 +3,10 @@
 //!
 //! No SQL (that is the catalog's), no HTTP serving (that is the API's), no rule of its own (those are the model's).
 
+mod case;
 mod error;
+mod manager;
 pub mod request;
 
 pub use error::{Error, ErrorKind, Result};
+pub use manager::Manager;
