@@ -37,11 +37,11 @@ impl Server {
         Ok(Server { socket, _process: process })
     }
 
-    /// `keyframe serve`.
+    /// `keyframe pool serve`.
     pub(crate) fn keyframe(place: &Place, keyframe: &Path, pool: &Path) -> Result<Server> {
         let name = "keyframe";
         let mut command = tool(keyframe);
-        command.arg("serve").arg("--pool").arg(pool).arg("--control").arg(place.file("control"));
+        command.args(["pool", "serve", "--pool"]).arg(pool).arg("--control").arg(place.file("control"));
         command.arg("--nbd").arg(format!("unix:{}", socket(place, name).display()));
         Server::start(place, name, &mut command, Ending::Ask)
     }

@@ -18,8 +18,9 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn connect(path: &Path) -> Result<Client> {
         let name = path.display().to_string();
-        let stream = UnixStream::connect(path)
-            .with_context(|| format!("no server answers at {name}; start one with `keyframe serve` or use --pool"))?;
+        let stream = UnixStream::connect(path).with_context(|| {
+            format!("no server answers at {name}; start one with `keyframe pool serve` or use --pool")
+        })?;
         Ok(Client { stream: BufReader::new(stream), name })
     }
 

@@ -11,6 +11,7 @@ mod serve;
 mod session;
 mod show;
 mod size;
+mod storage;
 mod wire;
 
 use std::process::ExitCode;

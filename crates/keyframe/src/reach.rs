@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::cli::Global;
+use crate::cli::ReachArgs;
 
 /// How a pool is reached.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -15,31 +15,44 @@ pub(crate) enum Reach {
     Online(PathBuf),
 }
 
-/// Nobody said which pool.
+/// Nobody said which pool, or said it twice.
 #[derive(Debug)]
-pub(crate) struct Unclear;
+pub(crate) enum Unclear {
+    Nothing,
+    Both,
+}
 
 impl fmt::Display for Unclear {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no pool is named: give --pool FILE or --server SOCKET, or set KEYFRAME_POOL or KEYFRAME_CONTROL")
+        f.write_str(match self {
+            Unclear::Nothing => {
+                "no pool is named: give --pool FILE or --control SOCKET, or set KEYFRAME_POOL or KEYFRAME_CONTROL"
+            }
+            Unclear::Both => "both --pool and --control are given: name one of them",
+        })
     }
 }
 
 impl std::error::Error for Unclear {}
 
 /// Options win over the environment, and there a server over a file: the file of a served pool is locked anyway.
-pub(crate) fn reach(global: &Global, env: impl Fn(&str) -> Option<OsString>) -> Result<Reach, Unclear> {
+pub(crate) fn reach(args: &ReachArgs, env: impl Fn(&str) -> Option<OsString>) -> Result<Reach, Unclear> {
     let set = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let options = global.server.clone().map(Reach::Online).or(global.pool.clone().map(Reach::Offline));
-    options
+    let option = match (&args.pool, &args.control) {
+        (Some(_), Some(_)) => return Err(Unclear::Both),
+        (Some(file), None) => Some(Reach::Offline(file.clone())),
+        (None, Some(socket)) => Some(Reach::Online(socket.clone())),
+        (None, None) => None,
+    };
+    option
         .or_else(|| set("KEYFRAME_CONTROL").map(Reach::Online))
         .or_else(|| set("KEYFRAME_POOL").map(Reach::Offline))
-        .ok_or(Unclear)
+        .ok_or(Unclear::Nothing)
 }
 
 /// The pool file, for commands that can only work on a file.
-pub(crate) fn pool_file(global: &Global, env: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, Unclear> {
-    global.pool.clone().or_else(|| env("KEYFRAME_POOL").map(PathBuf::from)).ok_or(Unclear)
+pub(crate) fn pool_file(args: &ReachArgs, env: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, Unclear> {
+    args.pool.clone().or_else(|| env("KEYFRAME_POOL").map(PathBuf::from)).ok_or(Unclear::Nothing)
 }
 
 #[cfg(test)]
@@ -50,9 +63,9 @@ mod tests {
     fn options_win_over_the_environment() {
         let check = |pool: &str, server: &str, env_pool: &str, env_server: &str, expected: Option<Reach>| {
             let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
-            let global = Global { pool: path(pool), server: path(server), json: false, quiet: false };
+            let args = ReachArgs { pool: path(pool), control: path(server) };
             let env = |name: &str| Some(if name == "KEYFRAME_POOL" { env_pool.into() } else { env_server.into() });
-            assert_eq!(reach(&global, env).ok(), expected);
+            assert_eq!(reach(&args, env).ok(), expected);
         };
         let (offline, online) =
             (|path: &str| Some(Reach::Offline(path.into())), |path: &str| Some(Reach::Online(path.into())));
@@ -61,5 +74,6 @@ mod tests {
         check("", "", "P", "S", online("S"));
         check("", "", "P", "", offline("P"));
         check("", "", "", "", None);
+        check("p", "s", "", "", None);
     }
 }

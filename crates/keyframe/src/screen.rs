@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::cli::Global;
+use crate::cli::Output;
 use crate::ops::{DiffTotals, Event, Range, Reply};
 use crate::show::{self, Detail};
 
@@ -33,9 +33,9 @@ pub(crate) struct Screen {
 }
 
 impl Screen {
-    pub(crate) fn new(global: &Global) -> Screen {
+    pub(crate) fn new(output: &Output) -> Screen {
         let out = BufWriter::new(io::stdout());
-        Screen { json: global.json, quiet: global.quiet, out, bar: None, listing: false }
+        Screen { json: output.json, quiet: output.quiet, out, bar: None, listing: false }
     }
 
     /// Something before the result.

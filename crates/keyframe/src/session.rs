@@ -56,7 +56,7 @@ pub(crate) fn open(file: &Path, options: &OpenOptions) -> Result<Pool> {
 /// A lock error with the way out.
 pub(crate) fn locked(error: &keyframe_engine::Error, file: &Path) -> anyhow::Error {
     let usual = serve::default_control(file);
-    let way = if usual.exists() { format!("use --server {}", usual.display()) } else { "use --server SOCKET".into() };
+    let way = if usual.exists() { format!("use --control {}", usual.display()) } else { "use --control SOCKET".into() };
     anyhow!("{error}: {way}")
 }
 

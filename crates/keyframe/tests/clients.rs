@@ -19,7 +19,14 @@ fn client(program: &str, line: &[&str]) -> String {
 
 fn fio(server: &Server<'_>, volume: &str, extra: &[&str]) -> String {
     let uri = format!("--uri={}", server.uri(volume));
-    let mut line = vec!["--name=t", "--ioengine=nbd", uri.as_str(), "--size=48M", "--output-format=terse"];
+    let mut line = vec![
+        "--name=t",
+        "--ioengine=nbd",
+        uri.as_str(),
+        "--size=48M",
+        "--output-format=terse",
+        "--verify_state_save=0",
+    ];
     line.extend(extra);
     client("fio", &line)
 }
@@ -37,12 +44,12 @@ fn fio_reads_back_what_it_wrote() {
     std::thread::scope(|scope| {
         let load = scope.spawn(|| fio(&server, "v", &[&verify[..], &["--rw=randrw", "--bs=4k", "--loops=3"]].concat()));
         for n in 0..20 {
-            server.online(&["snapshot", "create", &format!("v@s{n}")]).good();
+            server.online(&["volume", "snapshot", "create", &format!("v@s{n}")]).good();
         }
         load.join().unwrap();
     });
     for n in (0..20).step_by(3) {
-        server.online(&["snapshot", "delete", &format!("v@s{n}")]).good();
+        server.online(&["volume", "snapshot", "delete", &format!("v@s{n}")]).good();
     }
     fio(&server, "v", &[&verify[..], &["--rw=randwrite", "--bs=4k", "--fsync=16"]].concat());
     drop(server);
@@ -67,7 +74,7 @@ fn a_plain_file_beside_it_ends_equal() {
             &[&["--name=t", "--ioengine=psync", file.as_str(), "--output-format=terse"], &shape[..]].concat(),
         );
         if round == 1 {
-            server.online(&["snapshot", "create", "v@half"]).good();
+            server.online(&["volume", "snapshot", "create", "v@half"]).good();
             std::fs::copy(&raw, sandbox.path("raw-half")).unwrap();
         }
     }
@@ -88,7 +95,7 @@ fn clients_learn_what_an_export_can_do() {
     let server = sandbox.serve();
     server.online(&["volume", "create", "v", "8M"]).good();
     server.io("v", &["write -P 7 64k 64k", "write -z 1M 64k", "discard 64k 4k"]);
-    server.online(&["snapshot", "create", "v@s"]).good();
+    server.online(&["volume", "snapshot", "create", "v@s"]).good();
     let info = client("nbdinfo", &[&server.uri("v")]);
     for line in [
         "can_fua: true",
@@ -129,9 +136,9 @@ fn a_reverted_volume_is_found_where_it_was() {
     server.online(&["volume", "create", "v", "8M"]).good();
     let uri = server.uri("v");
     server.io("v", &["write -P 1 0 1M"]);
-    server.online(&["snapshot", "create", "v@one"]).good();
+    server.online(&["volume", "snapshot", "create", "v@one"]).good();
     server.io("v", &["write -P 2 0 1M"]);
-    server.online(&["revert", "v@one", "--keep", "two"]).good();
+    server.online(&["volume", "revert", "v@one", "--keep", "two"]).good();
     server.io("v", &["read -P 1 0 1M"]);
     server.io("v@two", &["read -P 2 0 1M"]);
     // A larger size is seen by whoever opens it next.

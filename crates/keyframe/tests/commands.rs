@@ -33,7 +33,7 @@ fn volumes(run: &dyn Fn(&[&str]) -> Ran) {
         list.as_array().unwrap().iter().map(|item| item["name"].as_str().unwrap().to_owned()).collect()
     };
     assert_eq!(names(&["volume", "list", "--json"]), ["web", "data"]);
-    assert_eq!(names(&["list", "--json"]), ["web", "data"]);
+    assert_eq!(names(&["volume", "list", "--json"]), ["web", "data"]);
     assert_eq!(names(&["volume", "list", "--limit", "1", "--json"]), ["web"]);
     assert_eq!(names(&["volume", "list", "--after", "web", "--json"]), ["data"]);
     let shown = run(&["volume", "show", "web"]).good();
@@ -46,36 +46,36 @@ fn volumes(run: &dyn Fn(&[&str]) -> Ran) {
 
 fn snapshots(run: &dyn Fn(&[&str]) -> Ran) {
     check(
-        run(&["snapshot", "create", "web@one", "data@one", "--json"]),
+        run(&["volume", "snapshot", "create", "web@one", "data@one", "--json"]),
         r#"{"snapshots":["web@one","data@one"],"held_us":0,"total_us":0}"#,
     );
-    let remark = run(&["snapshot", "create", "web@two"]).good();
+    let remark = run(&["volume", "snapshot", "create", "web@two"]).good();
     assert!(remark.starts_with("web@two: writes held "), "{remark}");
-    assert_eq!(run(&["snapshot", "create", "web@three", "--quiet"]).good(), "");
+    assert_eq!(run(&["volume", "snapshot", "create", "web@three", "--quiet"]).good(), "");
     check(
-        run(&["snapshot", "list", "web", "--after", "one", "--limit", "1", "--json"]),
+        run(&["volume", "snapshot", "list", "web", "--after", "one", "--limit", "1", "--json"]),
         r#"[{"name":"web@two","kind":"snapshot","size":16777216,"referenced":0,"written":0,"created":0,"parent":"web@one",
             "attached":0,"snapshots":0,"children":1}]"#,
     );
-    assert_eq!(run(&["snapshot", "list", "web"]).good().lines().count(), 4);
-    assert_eq!(run(&["snapshot", "rename", "web@three", "last"]).good(), "");
+    assert_eq!(run(&["volume", "snapshot", "list", "web"]).good().lines().count(), 4);
+    assert_eq!(run(&["volume", "snapshot", "rename", "web@three", "last"]).good(), "");
     check(
-        run(&["snapshot", "show", "web@last", "--json"]),
+        run(&["volume", "snapshot", "show", "web@last", "--json"]),
         r#"{"name":"web@last","kind":"snapshot","size":16777216,"referenced":0,"written":0,"created":0,
             "parent":"web@two","attached":0,"snapshots":0,"children":1}"#,
     );
 }
 
 fn families(run: &dyn Fn(&[&str]) -> Ran) {
-    assert_eq!(run(&["clone", "web@one", "lab"]).good(), "");
+    assert_eq!(run(&["volume", "clone", "web@one", "lab"]).good(), "");
     check(
-        run(&["clone", "web", "live", "--json"]),
+        run(&["volume", "clone", "web", "live", "--json"]),
         r#"{"name":"live","kind":"volume","size":16777216,"referenced":0,"written":0,"created":0,
             "parent":"web@clone-live","attached":0,"snapshots":0,"children":0}"#,
     );
-    assert_eq!(run(&["clone", "web", "other", "--via", "base"]).good(), "");
-    assert_eq!(run(&["revert", "web@two", "--keep", "before"]).good(), "");
-    let drawn = run(&["tree", "web"]).good();
+    assert_eq!(run(&["volume", "clone", "web", "other", "--via", "base"]).good(), "");
+    assert_eq!(run(&["volume", "revert", "web@two", "--keep", "before"]).good(), "");
+    let drawn = run(&["volume", "tree", "web"]).good();
     let names: Vec<&str> = drawn.lines().map(|line| line.split("  ").next().unwrap()).collect();
     let expected = [
         "VERSION",
@@ -91,7 +91,7 @@ fn families(run: &dyn Fn(&[&str]) -> Ran) {
         "● web",
     ];
     assert_eq!(names, expected);
-    let tree = masked(run(&["tree", "data", "--space", "--json"]).json());
+    let tree = masked(run(&["volume", "tree", "data", "--space", "--json"]).json());
     let expected = serde_json::json!([
         {"depth":0,"unique":0,"name":"data@one","kind":"snapshot","size":8388608,"referenced":0,"written":0,"created":0,
          "parent":null,"attached":0,"snapshots":0,"children":1},
@@ -109,19 +109,19 @@ fn write_image(sandbox: &Sandbox) {
 
 fn images(sandbox: &Sandbox, run: &dyn Fn(&[&str]) -> Ran) {
     write_image(sandbox);
-    check(run(&["import", "image", "disk", "--json"]), r#"{"name":"disk","size":4194304,"copied":65536}"#);
-    assert_eq!(run(&["snapshot", "create", "disk@a", "-q"]).good(), "");
+    check(run(&["volume", "import", "image", "disk", "--json"]), r#"{"name":"disk","size":4194304,"copied":65536}"#);
+    assert_eq!(run(&["volume", "snapshot", "create", "disk@a", "-q"]).good(), "");
     check(
-        run(&["diff", "-", "disk", "--json"]),
+        run(&["volume", "diff", "-", "disk", "--json"]),
         r#"{"ranges":[{"offset":1048576,"length":65536,"kind":"data"}],"data":65536,"zero":0,"hole":0}"#,
     );
-    check(run(&["diff", "disk@a", "disk", "--json"]), r#"{"ranges":[],"data":0,"zero":0,"hole":0}"#);
-    assert_eq!(run(&["diff", "disk@a", "disk"]).good(), "no difference\n");
+    check(run(&["volume", "diff", "disk@a", "disk", "--json"]), r#"{"ranges":[],"data":0,"zero":0,"hole":0}"#);
+    assert_eq!(run(&["volume", "diff", "disk@a", "disk"]).good(), "no difference\n");
     let table = "            OFFSET             LENGTH  KIND\n           1048576              65536  data\n\
         1 ranges: 64 KiB data, 0 B zero, 0 B hole\n";
-    assert_eq!(run(&["diff", "-", "disk"]).good(), table);
+    assert_eq!(run(&["volume", "diff", "-", "disk"]).good(), table);
     check(
-        run(&["space", "disk", "disk@a", "--json"]),
+        run(&["volume", "space", "disk", "disk@a", "--json"]),
         r#"{"targets":[{"name":"disk","referenced":65536,"unique":0,"shared":65536,"would_free":0},
             {"name":"disk@a","referenced":65536,"unique":0,"shared":65536,"would_free":0}],"would_free":65536}"#,
     );
@@ -131,25 +131,28 @@ disk              64 KiB     0 B  64 KiB         0 B
 disk@a            64 KiB     0 B  64 KiB         0 B
 all together                                  64 KiB
 ";
-    assert_eq!(run(&["space", "disk", "disk@a"]).good(), table);
-    let exported = masked(run(&["export", "disk@a", "copy", "--json"]).json());
+    assert_eq!(run(&["volume", "space", "disk", "disk@a"]).good(), table);
+    let exported = masked(run(&["volume", "export", "disk@a", "copy", "--json"]).json());
     assert_eq!((&exported["size"], &exported["copied"]), (&4_194_304.into(), &65536.into()));
     sandbox.qemu("qemu-img", &["compare", "-f", "raw", "-F", "raw", "image", "copy"]);
     std::fs::remove_file(sandbox.path("copy")).unwrap();
 }
 
 fn deletions(run: &dyn Fn(&[&str]) -> Ran) {
-    assert_eq!(run(&["snapshot", "delete", "disk@a", "--dry-run"]).good(), "would delete disk@a\nwould free 0 B\n");
+    assert_eq!(
+        run(&["volume", "snapshot", "delete", "disk@a", "--dry-run"]).good(),
+        "would delete disk@a\nwould free 0 B\n"
+    );
     check(
-        run(&["snapshot", "delete", "disk@a", "--json"]),
+        run(&["volume", "snapshot", "delete", "disk@a", "--json"]),
         r#"{"deleted":["disk@a"],"would_free":null,"dry_run":false}"#,
     );
     check(
-        run(&["snapshot", "delete", "web@two", "--subtree", "--dry-run", "--json"]),
+        run(&["volume", "snapshot", "delete", "web@two", "--subtree", "--dry-run", "--json"]),
         r#"{"deleted":["web@before","web@base","web@clone-live","web@last","web@two"],"would_free":0,"dry_run":true}"#,
     );
-    assert_eq!(run(&["snapshot", "delete", "web@two", "--subtree"]).good().lines().count(), 5);
-    assert_eq!(run(&["snapshot", "delete", "data@one"]).good(), "");
+    assert_eq!(run(&["volume", "snapshot", "delete", "web@two", "--subtree"]).good().lines().count(), 5);
+    assert_eq!(run(&["volume", "snapshot", "delete", "data@one"]).good(), "");
     assert_eq!(run(&["volume", "delete", "data"]).good(), "");
     check(
         run(&["volume", "delete", "web", "--snapshots", "--json"]),
@@ -158,7 +161,7 @@ fn deletions(run: &dyn Fn(&[&str]) -> Ran) {
     for name in ["lab", "live", "other", "disk"] {
         assert_eq!(run(&["volume", "delete", name]).good(), "");
     }
-    assert_eq!(run(&["list", "--json"]).good(), "[]\n");
+    assert_eq!(run(&["volume", "list", "--json"]).good(), "[]\n");
 }
 
 fn whole_pools(run: &dyn Fn(&[&str]) -> Ran) {
@@ -216,7 +219,7 @@ fn the_environment_names_the_pool() {
     let sandbox = Sandbox::new();
     sandbox.offline(&["volume", "create", "web", "1M"]).good();
     let list = std::process::Command::new(env!("CARGO_BIN_EXE_keyframe"))
-        .arg("list")
+        .args(["volume", "list"])
         .env("KEYFRAME_POOL", sandbox.pool())
         .env_remove("KEYFRAME_CONTROL")
         .output()
@@ -239,10 +242,11 @@ fn long_lists_come_whole() {
         answers.read_line(&mut line).unwrap();
         assert!(line.starts_with(r#"{"result""#), "{line}");
     }
-    let all = server.online(&["snapshot", "list", "web", "--json"]).json();
+    let all = server.online(&["volume", "snapshot", "list", "web", "--json"]).json();
     assert_eq!(all.as_array().unwrap().len(), 1205);
-    let some = server.online(&["snapshot", "list", "web", "--after", "s3", "--limit", "1100", "--json"]).json();
+    let some =
+        server.online(&["volume", "snapshot", "list", "web", "--after", "s3", "--limit", "1100", "--json"]).json();
     assert_eq!(some.as_array().unwrap().len(), 1100);
     assert_eq!(some[1099]["name"], "web@s1103");
-    assert_eq!(server.online(&["tree", "web"]).good().lines().count(), 1207);
+    assert_eq!(server.online(&["volume", "tree", "web"]).good().lines().count(), 1207);
 }

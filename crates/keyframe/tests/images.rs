@@ -25,14 +25,14 @@ fn same(sandbox: &Sandbox, one: (&str, &str), other: (&str, &str)) {
 fn round_trip(sandbox: &Sandbox, run: &dyn Fn(&[&str]) -> Ran) {
     raw_image(sandbox, "disk.raw");
     sandbox.qemu("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", "-c", "disk.raw", "disk.qcow2"]);
-    run(&["import", "disk.raw", "a", "-q"]).good();
-    run(&["import", "disk.qcow2", "b", "-q"]).good();
+    run(&["volume", "import", "disk.raw", "a", "-q"]).good();
+    run(&["volume", "import", "disk.qcow2", "b", "-q"]).good();
     for volume in ["a", "b"] {
         let referenced = run(&["volume", "show", volume, "--json"]).json()["referenced"].as_u64().unwrap();
         assert_eq!(referenced, (64 << 10) + (3 << 20) + 4096 + 4096, "{volume}: zeroes are not stored");
         let [raw, qcow2] = ["raw", "qcow2"].map(|format| format!("out-{volume}.{format}"));
-        run(&["export", volume, &raw, "-q"]).good();
-        run(&["export", volume, &qcow2, "-q"]).good();
+        run(&["volume", "export", volume, &raw, "-q"]).good();
+        run(&["volume", "export", volume, &qcow2, "-q"]).good();
         same(sandbox, ("raw", "disk.raw"), ("raw", &raw));
         same(sandbox, ("raw", "disk.raw"), ("qcow2", &qcow2));
         sandbox.qemu("qemu-img", &["check", "-q", "-f", "qcow2", &qcow2]);
@@ -60,11 +60,11 @@ fn formats_are_found_and_given() {
     let sandbox = Sandbox::new();
     raw_image(&sandbox, "disk");
     sandbox.qemu("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", "disk", "image"]);
-    sandbox.offline(&["import", "image", "found", "-q"]).good();
-    sandbox.offline(&["import", "image", "bytes", "--format", "raw", "-q"]).good();
-    sandbox.offline(&["export", "found", "found", "-q"]).good();
-    sandbox.offline(&["export", "bytes", "bytes", "-q"]).good();
-    sandbox.offline(&["export", "found", "again", "--format", "qcow2", "-q"]).good();
+    sandbox.offline(&["volume", "import", "image", "found", "-q"]).good();
+    sandbox.offline(&["volume", "import", "image", "bytes", "--format", "raw", "-q"]).good();
+    sandbox.offline(&["volume", "export", "found", "found", "-q"]).good();
+    sandbox.offline(&["volume", "export", "bytes", "bytes", "-q"]).good();
+    sandbox.offline(&["volume", "export", "found", "again", "--format", "qcow2", "-q"]).good();
     same(&sandbox, ("raw", "disk"), ("raw", "found"));
     same(&sandbox, ("raw", "disk"), ("qcow2", "again"));
     same(&sandbox, ("qcow2", "image"), ("qcow2", "bytes"));
@@ -76,12 +76,12 @@ fn odd_sizes_are_rounded_up() {
     let sandbox = Sandbox::new();
     let bytes = [7; 70_000];
     std::fs::write(sandbox.path("odd"), bytes).unwrap();
-    sandbox.offline(&["import", "odd", "odd", "-q"]).good();
-    sandbox.offline(&["export", "odd", "out", "-q"]).good();
+    sandbox.offline(&["volume", "import", "odd", "odd", "-q"]).good();
+    sandbox.offline(&["volume", "export", "odd", "out", "-q"]).good();
     let out = std::fs::read(sandbox.path("out")).unwrap();
     assert_eq!(out.len(), 73_728);
     assert!(out[..70_000] == bytes && out[70_000..].iter().all(|byte| *byte == 0));
-    sandbox.offline(&["export", "odd", "out.qcow2", "-q"]).good();
+    sandbox.offline(&["volume", "export", "odd", "out.qcow2", "-q"]).good();
     same(&sandbox, ("raw", "out"), ("qcow2", "out.qcow2"));
 }
 
@@ -92,8 +92,8 @@ fn a_chain_is_imported_as_one_disk() {
     raw_image(&sandbox, "base");
     sandbox.qemu("qemu-img", &["create", "-q", "-f", "qcow2", "-b", "base", "-F", "raw", "top.qcow2"]);
     sandbox.qemu("qemu-io", &["-f", "qcow2", "-c", "write -P 9 2M 100k", "-c", "write -z 0 64k", "top.qcow2"]);
-    sandbox.offline(&["import", "top.qcow2", "web", "-q"]).good();
-    sandbox.offline(&["export", "web", "out", "-q"]).good();
+    sandbox.offline(&["volume", "import", "top.qcow2", "web", "-q"]).good();
+    sandbox.offline(&["volume", "export", "web", "out", "-q"]).good();
     same(&sandbox, ("qcow2", "top.qcow2"), ("raw", "out"));
 }
 
@@ -103,27 +103,27 @@ fn differences_are_exported_as_overlays() {
     let sandbox = Sandbox::new();
     let server = sandbox.serve();
     raw_image(&sandbox, "disk.raw");
-    server.online(&["import", "disk.raw", "web", "-q"]).good();
-    server.online(&["snapshot", "create", "web@one", "-q"]).good();
+    server.online(&["volume", "import", "disk.raw", "web", "-q"]).good();
+    server.online(&["volume", "snapshot", "create", "web@one", "-q"]).good();
     server.io("web", &["write -P 5 1M 100k", "discard 2M 1M", "write -z 3M 64k", "write -P 6 20M 4k"]);
-    server.online(&["snapshot", "create", "web@two", "-q"]).good();
+    server.online(&["volume", "snapshot", "create", "web@two", "-q"]).good();
     // Grown, so that the overlay is larger than what it lies on.
     server.online(&["volume", "resize", "web", "40M"]).good();
     server.io("web", &["write -P 8 39M 1M", "write -P 0 0 64k"]);
-    server.online(&["snapshot", "create", "web@three", "-q"]).good();
+    server.online(&["volume", "snapshot", "create", "web@three", "-q"]).good();
 
-    server.online(&["export", "web@one", "one.raw", "-q"]).good();
-    let two = ["export", "web@two", "two.qcow2", "--from", "web@one", "--backing", "one.raw", "-q"];
+    server.online(&["volume", "export", "web@one", "one.raw", "-q"]).good();
+    let two = ["volume", "export", "web@two", "two.qcow2", "--from", "web@one", "--backing", "one.raw", "-q"];
     server.online(&two).good();
-    let three = ["export", "web@three", "three.qcow2", "--from", "web@two", "--backing", "two.qcow2", "-q"];
+    let three = ["volume", "export", "web@three", "three.qcow2", "--from", "web@two", "--backing", "two.qcow2", "-q"];
     server.online(&three).good();
-    server.online(&["clone", "web@one", "lab"]).good();
+    server.online(&["volume", "clone", "web@one", "lab"]).good();
     server.io("lab", &["write -P 7 5M 64k"]);
-    let lab = ["export", "lab", "lab", "--from", "web@three", "--backing", "three.qcow2", "-q"];
+    let lab = ["volume", "export", "lab", "lab", "--from", "web@three", "--backing", "three.qcow2", "-q"];
     server.online(&lab).good();
     for (target, overlay) in [("web@two", "two.qcow2"), ("web@three", "three.qcow2"), ("lab", "lab")] {
         let full = format!("{target}.full");
-        server.online(&["export", target, &full, "-q"]).good();
+        server.online(&["volume", "export", target, &full, "-q"]).good();
         same(&sandbox, ("raw", &full), ("qcow2", overlay));
         sandbox.qemu("qemu-img", &["check", "-q", "-f", "qcow2", overlay]);
     }

@@ -22,7 +22,7 @@ fn furnished() -> Sandbox {
     let sandbox = Sandbox::new();
     sandbox.offline(&["volume", "create", "web", "16M"]).good();
     sandbox.offline(&["volume", "create", "db", "16M"]).good();
-    sandbox.offline(&["snapshot", "create", "web@one", "-q"]).good();
+    sandbox.offline(&["volume", "snapshot", "create", "web@one", "-q"]).good();
     sandbox
 }
 
@@ -41,8 +41,8 @@ fn names_are_refused() {
         ("web", "volume web exists already; choose another name or delete it first"),
     ] {
         refuses(&sandbox, 1, &["volume", "create", name, "1M"], words);
-        refuses(&sandbox, 1, &["clone", "web@one", name], words);
-        refuses(&sandbox, 1, &["clone", "web", name], words);
+        refuses(&sandbox, 1, &["volume", "clone", "web@one", name], words);
+        refuses(&sandbox, 1, &["volume", "clone", "web", name], words);
         refuses(&sandbox, 1, &["volume", "rename", "db", name], words);
     }
     for (name, words) in [
@@ -52,13 +52,13 @@ fn names_are_refused() {
         ("web@one", "snapshot web@one exists already"),
         ("nobody@x", "no volume named nobody"),
     ] {
-        refuses(&sandbox, 1, &["snapshot", "create", name], words);
+        refuses(&sandbox, 1, &["volume", "snapshot", "create", name], words);
     }
     // All or none: the good one is not taken either.
-    refuses(&sandbox, 1, &["snapshot", "create", "db@new", "web@one"], "web@one exists already");
-    refuses(&sandbox, 1, &["snapshot", "create", "db@a", "db@b"], "volume db is named twice");
-    refuses(&sandbox, 1, &["revert", "web@one", "--keep", "one"], "web@one exists already");
-    refuses(&sandbox, 1, &["snapshot", "rename", "web@one", "a b"], "must not contain ' '");
+    refuses(&sandbox, 1, &["volume", "snapshot", "create", "db@new", "web@one"], "web@one exists already");
+    refuses(&sandbox, 1, &["volume", "snapshot", "create", "db@a", "db@b"], "volume db is named twice");
+    refuses(&sandbox, 1, &["volume", "revert", "web@one", "--keep", "one"], "web@one exists already");
+    refuses(&sandbox, 1, &["volume", "snapshot", "rename", "web@one", "a b"], "must not contain ' '");
 }
 
 #[test]
@@ -94,33 +94,33 @@ fn what_is_not_there_is_refused() {
         &["volume", "rename", "nobody", "new"],
         &["volume", "delete", "nobody"],
         &["volume", "list", "--after", "nobody"],
-        &["snapshot", "list", "nobody"],
-        &["clone", "nobody", "new"],
-        &["clone", "nobody@one", "new"],
-        &["tree", "nobody"],
-        &["space", "web", "nobody"],
-        &["diff", "web", "nobody"],
-        &["diff", "nobody", "web"],
-        &["export", "nobody", "image"],
+        &["volume", "snapshot", "list", "nobody"],
+        &["volume", "clone", "nobody", "new"],
+        &["volume", "clone", "nobody@one", "new"],
+        &["volume", "tree", "nobody"],
+        &["volume", "space", "web", "nobody"],
+        &["volume", "diff", "web", "nobody"],
+        &["volume", "diff", "nobody", "web"],
+        &["volume", "export", "nobody", "image"],
     ] {
         refuses(&sandbox, 1, line, "no volume named nobody");
     }
     for line in [
-        &["snapshot", "show", "web@two"][..],
-        &["snapshot", "rename", "web@two", "new"],
-        &["snapshot", "delete", "web@two"],
-        &["snapshot", "delete", "web@two", "--subtree"],
-        &["snapshot", "delete", "web@two", "--dry-run"],
-        &["revert", "web@two"],
-        &["clone", "web@two", "new"],
-        &["export", "web@two", "image"],
+        &["volume", "snapshot", "show", "web@two"][..],
+        &["volume", "snapshot", "rename", "web@two", "new"],
+        &["volume", "snapshot", "delete", "web@two"],
+        &["volume", "snapshot", "delete", "web@two", "--subtree"],
+        &["volume", "snapshot", "delete", "web@two", "--dry-run"],
+        &["volume", "revert", "web@two"],
+        &["volume", "clone", "web@two", "new"],
+        &["volume", "export", "web@two", "image"],
     ] {
         refuses(&sandbox, 1, line, "no snapshot named web@two");
     }
     refuses(&sandbox, 1, &["volume", "delete", "web"], "volume web has 1 snapshot; delete them first");
-    refuses(&sandbox, 1, &["diff", "db", "web"], "have no common ancestor");
-    refuses(&sandbox, 2, &["snapshot", "create", "web"], "a snapshot is written VOLUME@NAME");
-    refuses(&sandbox, 2, &["revert", "web"], "a snapshot is written VOLUME@NAME");
+    refuses(&sandbox, 1, &["volume", "diff", "db", "web"], "have no common ancestor");
+    refuses(&sandbox, 2, &["volume", "snapshot", "create", "web"], "a snapshot is written VOLUME@NAME");
+    refuses(&sandbox, 2, &["volume", "revert", "web"], "a snapshot is written VOLUME@NAME");
     assert!(!sandbox.path("image").exists());
 }
 
@@ -130,19 +130,24 @@ fn images_are_refused() {
     std::fs::write(sandbox.path("empty"), "").unwrap();
     std::fs::write(sandbox.path("small"), [1; 4096]).unwrap();
     std::fs::write(sandbox.path("broken.qcow2"), [b"QFI\xfb".as_slice(), &[0xff; 4096]].concat()).unwrap();
-    refuses(&sandbox, 1, &["import", "nothing", "new"], "cannot open it: No such file or directory");
-    refuses(&sandbox, 1, &["import", "empty", "new"], "the image is empty");
-    refuses(&sandbox, 1, &["import", ".", "new"], "it is not a file or a block device");
-    refuses(&sandbox, 1, &["import", "small", "web"], "volume web exists already");
-    refuses(&sandbox, 1, &["import", "small", "a/b"], "must not contain '/'");
-    refuses(&sandbox, 1, &["import", "broken.qcow2", "new"], "cannot import");
-    refuses(&sandbox, 1, &["import", "small", "new", "--format", "qcow2"], "not in qcow2 format");
-    refuses(&sandbox, 1, &["export", "web", "small"], "exists already; choose another name or remove it first");
-    refuses(&sandbox, 1, &["export", "web", "nowhere/image"], "cannot make a file in");
-    refuses(&sandbox, 2, &["export", "web", "image", "--from", "web@one"], "--backing");
-    let raw = ["export", "web", "image", "--from", "web@one", "--backing", "base", "--format", "raw"];
+    refuses(&sandbox, 1, &["volume", "import", "nothing", "new"], "cannot open it: No such file or directory");
+    refuses(&sandbox, 1, &["volume", "import", "empty", "new"], "the image is empty");
+    refuses(&sandbox, 1, &["volume", "import", ".", "new"], "it is not a file or a block device");
+    refuses(&sandbox, 1, &["volume", "import", "small", "web"], "volume web exists already");
+    refuses(&sandbox, 1, &["volume", "import", "small", "a/b"], "must not contain '/'");
+    refuses(&sandbox, 1, &["volume", "import", "broken.qcow2", "new"], "cannot import");
+    refuses(&sandbox, 1, &["volume", "import", "small", "new", "--format", "qcow2"], "not in qcow2 format");
+    refuses(
+        &sandbox,
+        1,
+        &["volume", "export", "web", "small"],
+        "exists already; choose another name or remove it first",
+    );
+    refuses(&sandbox, 1, &["volume", "export", "web", "nowhere/image"], "cannot make a file in");
+    refuses(&sandbox, 2, &["volume", "export", "web", "image", "--from", "web@one"], "--backing");
+    let raw = ["volume", "export", "web", "image", "--from", "web@one", "--backing", "base", "--format", "raw"];
     refuses(&sandbox, 1, &raw, "a raw image cannot hold a difference; use the format qcow2");
-    let foreign = ["export", "web", "image", "--from", "db", "--backing", "base"];
+    let foreign = ["volume", "export", "web", "image", "--from", "db", "--backing", "base"];
     refuses(&sandbox, 1, &foreign, "have no common ancestor");
     let left: Vec<_> = std::fs::read_dir(sandbox.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left.len(), 4, "{left:?}");
@@ -154,21 +159,21 @@ fn an_import_that_does_not_fit_is_undone() {
     let sandbox = Sandbox::new();
     sandbox.qemu("qemu-img", &["create", "-q", "-f", "raw", "large", "256M"]);
     sandbox.qemu("qemu-io", &["-f", "raw", "-c", "write -P 7 0 200M", "large"]);
-    let complaint = sandbox.offline(&["import", "large", "web"]).bad(1);
+    let complaint = sandbox.offline(&["volume", "import", "large", "web"]).bad(1);
     assert!(complaint.contains("cannot import") && complaint.contains("full"), "{complaint}");
-    assert_eq!(sandbox.offline(&["list", "--json"]).good(), "[]\n");
+    assert_eq!(sandbox.offline(&["volume", "list", "--json"]).good(), "[]\n");
     assert!(sandbox.bare(&["pool", "check", "pool"]).good().starts_with("no errors"));
 }
 
 #[test]
 fn the_pool_must_be_named_and_there() {
     let sandbox = Sandbox::empty();
-    assert!(sandbox.bare(&["list"]).bad(2).contains("give --pool FILE or --server SOCKET"));
-    assert!(sandbox.bare(&["serve"]).bad(2).contains("no pool is named"));
-    assert!(sandbox.offline(&["list"]).bad(1).contains("no pool at "));
+    assert!(sandbox.bare(&["volume", "list"]).bad(2).contains("give --pool FILE or --control SOCKET"));
+    assert!(sandbox.bare(&["pool", "serve"]).bad(2).contains("no pool is named"));
+    assert!(sandbox.offline(&["volume", "list"]).bad(1).contains("no pool at "));
     assert!(sandbox.bare(&["pool", "check", "pool"]).bad(1).contains("no pool at pool"));
-    assert!(sandbox.bare(&["list", "--server", "control"]).bad(1).contains("no server answers at control"));
-    assert!(sandbox.bare(&["list", "--server", "a", "--pool", "b"]).bad(2).contains("cannot be used with"));
+    assert!(sandbox.bare(&["volume", "list", "--control", "control"]).bad(1).contains("no server answers at control"));
+    assert!(sandbox.bare(&["volume", "list", "--control", "a", "--pool", "b"]).bad(2).contains("name one of them"));
     assert_eq!(sandbox.bare(&["frobnicate"]).code, Some(2));
     assert_eq!(sandbox.bare(&[]).code, Some(2));
 }
@@ -194,16 +199,16 @@ fn spoilt(spoil: impl Fn(&Sandbox), words: &str) {
     let sandbox = furnished();
     spoil(&sandbox);
     for line in [
-        &["list"][..],
+        &["volume", "list"][..],
         &["pool", "info"],
         &["volume", "create", "new", "1M"],
-        &["snapshot", "create", "web@new"],
+        &["volume", "snapshot", "create", "web@new"],
         &["volume", "delete", "db"],
         &["pool", "grow", "--size", "1G"],
     ] {
         refuses(&sandbox, 1, line, words);
     }
-    refuses(&sandbox, 1, &["serve", "--control", "control"], words);
+    refuses(&sandbox, 1, &["pool", "serve", "--control", "control"], words);
     assert!(!sandbox.path("control").exists());
     let before = sandbox.hash("pool");
     assert!(sandbox.bare(&["pool", "check", "pool"]).bad(1).contains(words));
@@ -270,7 +275,7 @@ fn one_damaged_superblock_is_survived_and_reported() {
         flip(&open(&sandbox), offset + 100);
         let damaged = |ran: Ran| ran.json()["damaged_superblock"].clone();
         assert_ne!(damaged(sandbox.offline(&["pool", "info", "--json"])), serde_json::Value::Null);
-        assert!(sandbox.offline(&["list"]).good().contains("web"));
+        assert!(sandbox.offline(&["volume", "list"]).good().contains("web"));
         sandbox.offline(&["volume", "create", "new", "1M"]).good();
         assert_eq!(damaged(sandbox.offline(&["pool", "info", "--json"])), serde_json::Value::Null);
     }

@@ -13,7 +13,7 @@ fn furnished(sandbox: &Sandbox) -> Server<'_> {
     let server = sandbox.serve();
     server.online(&["volume", "create", "web", "16M"]).good();
     server.io("web", &["write -P 1 0 1M"]);
-    server.online(&["snapshot", "create", "web@one", "-q"]).good();
+    server.online(&["volume", "snapshot", "create", "web@one", "-q"]).good();
     server
 }
 
@@ -72,25 +72,25 @@ fn what_a_client_uses_is_not_pulled_away() {
         &["volume", "delete", "web", "--snapshots"],
         "cannot delete web: it is in use by 1 client; disconnect first",
     );
-    refuses(&["revert", "web@one"], "cannot revert web: it is in use by 1 client");
+    refuses(&["volume", "revert", "web@one"], "cannot revert web: it is in use by 1 client");
     refuses(&["volume", "resize", "web", "8M"], "cannot shrink web: it is in use");
-    refuses(&["export", "web", "image"], "it is in use; take a snapshot and export that");
+    refuses(&["volume", "export", "web", "image"], "it is in use; take a snapshot and export that");
     // What does not disturb the client goes on.
-    server.online(&["snapshot", "create", "web@two", "-q"]).good();
-    server.online(&["clone", "web", "lab"]).good();
+    server.online(&["volume", "snapshot", "create", "web@two", "-q"]).good();
+    server.online(&["volume", "clone", "web", "lab"]).good();
     server.online(&["volume", "resize", "web", "32M"]).good();
     server.online(&["volume", "rename", "web", "www"]).good();
     drop(client);
     let free = || server.online(&["volume", "show", "www", "--json"]).json()["attached"] == 0;
     wait_for("detaching", free);
     let reader = server.attach("www@one", true);
-    refuses(&["snapshot", "delete", "www@one"], "cannot delete www@one: it is in use by 1 client");
-    refuses(&["snapshot", "delete", "www@one", "--subtree"], "cannot delete www@one: it is in use");
+    refuses(&["volume", "snapshot", "delete", "www@one"], "cannot delete www@one: it is in use by 1 client");
+    refuses(&["volume", "snapshot", "delete", "www@one", "--subtree"], "cannot delete www@one: it is in use");
     refuses(&["volume", "delete", "www", "--snapshots"], "www@one: it is in use");
     drop(reader);
-    let free = || server.online(&["snapshot", "show", "www@one", "--json"]).json()["attached"] == 0;
+    let free = || server.online(&["volume", "snapshot", "show", "www@one", "--json"]).json()["attached"] == 0;
     wait_for("detaching", free);
-    server.online(&["revert", "www@one"]).good();
+    server.online(&["volume", "revert", "www@one"]).good();
     server.io("www", &["read -P 1 0 1M"]);
     server.online(&["volume", "delete", "www", "--snapshots"]).good();
     server.stop();
@@ -101,13 +101,13 @@ fn what_a_client_uses_is_not_pulled_away() {
 fn a_pool_has_one_process() {
     let sandbox = Sandbox::new();
     let server = furnished(&sandbox);
-    for line in [&["list"][..], &["volume", "create", "x", "1M"], &["serve", "--control", "other"]] {
+    for line in [&["volume", "list"][..], &["volume", "create", "x", "1M"], &["pool", "serve", "--control", "other"]] {
         let complaint = sandbox.offline(line).bad(1);
-        assert!(complaint.contains("is in use by another process") && complaint.contains("--server "), "{complaint}");
+        assert!(complaint.contains("is in use by another process") && complaint.contains("--control "), "{complaint}");
     }
     let complaint = sandbox.bare(&["pool", "check", "pool"]).bad(1);
-    assert!(complaint.contains("use --server "), "{complaint}");
-    server.online(&["list"]).good();
+    assert!(complaint.contains("use --control "), "{complaint}");
+    server.online(&["volume", "list"]).good();
 }
 
 /// Without --control the socket is where the lock error says it is; a port of 0 is replaced by the one that was given.
@@ -115,7 +115,7 @@ fn a_pool_has_one_process() {
 fn what_was_left_open_is_in_the_ready_line() {
     let sandbox = Sandbox::new();
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_keyframe"))
-        .args(["serve", "--json", "--nbd", "tcp:127.0.0.1:0", "--pool"])
+        .args(["pool", "serve", "--json", "--nbd", "tcp:127.0.0.1:0", "--pool"])
         .arg(sandbox.pool())
         .stdout(std::process::Stdio::piped())
         .spawn()
@@ -126,9 +126,9 @@ fn what_was_left_open_is_in_the_ready_line() {
     let [pool, usual] = ["pool", "pool.control"].map(|name| text(&sandbox.path(name)).to_owned());
     let address = ready["nbd"][0].as_str().unwrap().to_owned();
     assert_eq!(ready, serde_json::json!({"pool": pool, "control": usual, "nbd": [address]}));
-    let complaint = sandbox.offline(&["list"]).bad(1);
-    assert!(complaint.contains(&format!("use --server {usual}")), "{complaint}");
-    sandbox.bare(&["volume", "create", "web", "1M", "--server", &usual]).good();
+    let complaint = sandbox.offline(&["volume", "list"]).bad(1);
+    assert!(complaint.contains(&format!("use --control {usual}")), "{complaint}");
+    sandbox.bare(&["volume", "create", "web", "1M", "--control", &usual]).good();
     let port = address.strip_prefix("tcp:127.0.0.1:").unwrap();
     sandbox.qemu("qemu-io", &["-f", "raw", "-c", "write -P 1 0 4k", &format!("nbd://127.0.0.1:{port}/web")]);
     child.kill().unwrap();
@@ -139,7 +139,7 @@ fn what_was_left_open_is_in_the_ready_line() {
 fn a_killed_server_comes_back_with_everything() {
     let sandbox = Sandbox::new();
     let server = furnished(&sandbox);
-    server.online(&["clone", "web@one", "lab"]).good();
+    server.online(&["volume", "clone", "web@one", "lab"]).good();
     server.io("web", &["write -P 2 0 2M", "flush"]);
     server.io("lab", &["write -P 3 1M 1M", "flush"]);
     server.kill();
@@ -157,12 +157,12 @@ fn a_live_socket_and_other_files_are_not_replaced() {
     let sandbox = Sandbox::new();
     let server = sandbox.serve();
     sandbox.bare(&["pool", "create", "second", "--size", "128M", "--preallocation", "off"]).good();
-    let complaint = sandbox.bare(&["serve", "--pool", "second", "--control", "control"]).bad(1);
+    let complaint = sandbox.bare(&["pool", "serve", "--pool", "second", "--control", "control"]).bad(1);
     assert!(complaint.contains("cannot listen on control"), "{complaint}");
-    server.online(&["list"]).good();
+    server.online(&["volume", "list"]).good();
     std::fs::write(sandbox.path("note"), "keep me").unwrap();
-    sandbox.bare(&["serve", "--pool", "second", "--control", "note"]).bad(1);
-    let nbd = ["serve", "--pool", "second", "--control", "third", "--nbd", "unix:note"];
+    sandbox.bare(&["pool", "serve", "--pool", "second", "--control", "note"]).bad(1);
+    let nbd = ["pool", "serve", "--pool", "second", "--control", "third", "--nbd", "unix:note"];
     assert!(sandbox.bare(&nbd).bad(1).contains("cannot listen on note: it exists and is not a socket"));
     assert_eq!(std::fs::read(sandbox.path("note")).unwrap(), b"keep me");
 }
@@ -218,7 +218,7 @@ fn an_endless_line_ends_the_connection() {
         Ok(_) => assert!(rest.is_empty() || rest.contains("at most 1048576 bytes"), "{rest}"),
         Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
     }
-    server.online(&["list"]).good();
+    server.online(&["volume", "list"]).good();
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn an_abandoned_import_is_undone() {
     BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
     assert!(line.starts_with("{\"progress\":{\"done\":"), "{line}");
     stream.shutdown(std::net::Shutdown::Both).unwrap();
-    wait_for("undoing", || server.online(&["list", "--json"]).good() == "[]\n");
+    wait_for("undoing", || server.online(&["volume", "list", "--json"]).good() == "[]\n");
     server.stop();
     assert!(sandbox.bare(&["pool", "check", "pool"]).good().starts_with("no errors"));
 }
@@ -268,15 +268,15 @@ fn a_killed_import_is_not_taken_for_whole() {
     BufReader::new(stream).read_line(&mut line).unwrap();
     server.kill();
     assert!(line.starts_with("{\"progress\":"), "{line}");
-    let list = sandbox.offline(&["list", "--json"]).json();
+    let list = sandbox.offline(&["volume", "list", "--json"]).json();
     let names: Vec<&str> = list.as_array().unwrap().iter().map(|volume| volume["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["web.part"]);
-    let complaint = sandbox.offline(&["import", "image", "web"]).bad(1);
+    let complaint = sandbox.offline(&["volume", "import", "image", "web"]).bad(1);
     assert!(
         complaint.contains("volume web.part exists already; choose another name or delete it first"),
         "{complaint}"
     );
     sandbox.offline(&["volume", "delete", "web.part"]).good();
-    sandbox.offline(&["import", "image", "web", "-q"]).good();
+    sandbox.offline(&["volume", "import", "image", "web", "-q"]).good();
     assert_eq!(sandbox.offline(&["volume", "show", "web", "--json"]).json()["referenced"], 96 << 20);
 }

@@ -27,11 +27,11 @@ impl Store {
         run_tool(Command::new(keyframe).args(["pool", "create"]).arg(pool).args(["--size", size]))?;
         let sockets = tempfile::Builder::new().prefix("keyframe-store-").tempdir()?;
         let mut command = Command::new(keyframe);
-        command.arg("serve").arg("--pool").arg(pool);
+        command.args(["pool", "serve", "--pool"]).arg(pool);
         command.arg("--control").arg(sockets.path().join("control"));
         command.arg("--nbd").arg(format!("unix:{}", sockets.path().join("nbd").display()));
         command.stdout(Stdio::null());
-        let server = Process::spawn("keyframe serve", &mut command, Ending::Ask, &sockets.path().join("log"))?;
+        let server = Process::spawn("keyframe pool serve", &mut command, Ending::Ask, &sockets.path().join("log"))?;
         let mut store = Store { keyframe: keyframe.to_owned(), server, sockets };
         store.wait_until_served()?;
         Ok(store)
@@ -39,13 +39,13 @@ impl Store {
 
     /// Copies a raw image into a new volume.
     pub fn import(&self, image: &Path, volume: &str) -> Result<()> {
-        let line = ["import", "--format", "raw"].map(OsStr::new);
+        let line = ["volume", "import", "--format", "raw"].map(OsStr::new);
         self.call(line.into_iter().chain([image.as_os_str(), OsStr::new(volume)])).map(drop)
     }
 
     /// Snapshots all `volumes` at one instant; returns how long the caller waited.
     pub fn snapshot(&self, volumes: &[&str], name: &str) -> Result<Duration> {
-        let mut line = vec!["snapshot".to_owned(), "create".to_owned()];
+        let mut line = ["volume", "snapshot", "create"].map(str::to_owned).to_vec();
         line.extend(volumes.iter().map(|volume| format!("{volume}@{name}")));
         let began = Instant::now();
         self.call(&line)?;
@@ -54,17 +54,17 @@ impl Store {
 
     /// Makes the volume `new` from `source`, a volume or `volume@snapshot`.
     pub fn clone_volume(&self, source: &str, new: &str) -> Result<()> {
-        self.call(["clone", source, new]).map(drop)
+        self.call(["volume", "clone", source, new]).map(drop)
     }
 
     /// Puts a volume back to one of its snapshots, `volume@snapshot`.
     pub fn revert(&self, snapshot: &str) -> Result<()> {
-        self.call(["revert", snapshot]).map(drop)
+        self.call(["volume", "revert", snapshot]).map(drop)
     }
 
     /// The tree of a volume's snapshots and clones with what each node holds alone, as it is shown to people.
     pub fn tree(&self, volume: &str) -> Result<String> {
-        self.call(["tree", volume, "--space"])
+        self.call(["volume", "tree", volume, "--space"])
     }
 
     /// A volume, or read-only a `volume@snapshot`, as a disk for a machine.
@@ -80,7 +80,7 @@ impl Store {
     fn wait_until_served(&mut self) -> Result<()> {
         let deadline = Instant::now() + START;
         loop {
-            let answer = self.call(["list", "--json"]);
+            let answer = self.call(["volume", "list", "--json"]);
             if answer.is_ok() {
                 return Ok(());
             }

@@ -2,10 +2,19 @@
 
 use std::path::PathBuf;
 
-use clap::{Subcommand, ValueEnum, ValueHint};
+use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use keyframe_engine::units::Bytes;
 
+use super::ReachArgs;
 use crate::size::parse_size;
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct PoolArgs {
+    #[command(flatten)]
+    pub(crate) reach: ReachArgs,
+    #[command(subcommand)]
+    pub(crate) command: PoolCommand,
+}
 
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum PoolCommand {
@@ -39,6 +48,35 @@ pub(crate) enum PoolCommand {
     Scrub,
     /// Show the pool's counters
     Stats,
+    /// Serve a pool: every volume and snapshot over NBD, commands over the control socket
+    ///
+    /// Commands are taken at --control, of mode 0600; without it at the pool's path with `.control` appended.
+    Serve(ServeArgs),
+}
+
+/// `keyframe pool serve`; the pool and the control socket are the common options.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ServeArgs {
+    /// Where NBD is served: unix:PATH or tcp:ADDRESS:PORT; may be repeated. There is no authentication: TCP belongs on
+    /// the loopback device or a network of your own
+    #[arg(long, value_name = "ADDRESS", value_parser = crate::serve::address::parse)]
+    pub(crate) nbd: Vec<keyframe_nbd::Address>,
+    /// Memory for the pool's map
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "256M")]
+    pub(crate) cache: Bytes,
+    /// How the pool file is read and written
+    #[arg(long, value_enum, default_value_t = IoName::Auto)]
+    pub(crate) io: IoName,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub(crate) enum IoName {
+    /// io_uring where the kernel allows it, otherwise threads
+    Auto,
+    /// io_uring
+    Uring,
+    /// A pool of threads
+    Threads,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug)]

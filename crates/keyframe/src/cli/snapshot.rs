@@ -1,4 +1,4 @@
-//! `keyframe snapshot …`
+//! `keyframe volume snapshot …`
 
 use std::str::FromStr;
 
@@ -31,7 +31,7 @@ impl std::fmt::Display for SnapshotTarget {
 }
 
 #[derive(Subcommand, Clone, Debug)]
-pub(crate) enum SnapshotCommand {
+pub(crate) enum VolumeSnapshotCommand {
     /// Take snapshots of one or more volumes, all at one instant
     Create {
         /// Volume and name of each snapshot

@@ -1,10 +1,10 @@
-//! `keyframe import` and `keyframe export`.
+//! `keyframe volume import` and `keyframe volume export`.
 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum, ValueHint};
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct ImportArgs {
     /// The disk image; a raw one may be a block device
     #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -27,7 +27,7 @@ pub(crate) enum ImportFormat {
     Qcow2,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct ExportArgs {
     /// What to copy: a snapshot, or a volume that nothing writes to
     #[arg(value_name = "TARGET")]

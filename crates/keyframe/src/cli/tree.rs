@@ -1,10 +1,10 @@
-//! Commands on the version tree: `clone`, `revert`, `tree`, `space`, `diff`.
+//! Commands on the version tree: `keyframe volume clone`, `revert`, `tree`, `space`, `diff`.
 
 use clap::Args;
 
 use super::snapshot::SnapshotTarget;
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct CloneArgs {
     /// What to clone: a snapshot, or a volume as it is now
     #[arg(value_name = "TARGET")]
@@ -17,7 +17,7 @@ pub(crate) struct CloneArgs {
     pub(crate) via: Option<String>,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct RevertArgs {
     /// The snapshot to go back to
     #[arg(value_name = "VOLUME@NAME")]
@@ -27,7 +27,7 @@ pub(crate) struct RevertArgs {
     pub(crate) keep: Option<String>,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct TreeArgs {
     /// Any volume of the family
     pub(crate) volume: String,
@@ -36,14 +36,14 @@ pub(crate) struct TreeArgs {
     pub(crate) space: bool,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct SpaceArgs {
     /// Volumes and snapshots; of several, also what deleting all of them would free
     #[arg(value_name = "TARGET", required = true)]
     pub(crate) targets: Vec<String>,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct DiffArgs {
     /// The older target, or `-` for nothing: then all that TO stores is listed
     #[arg(value_name = "FROM")]

@@ -3,7 +3,19 @@
 use clap::{Args, Subcommand};
 use keyframe_engine::units::Bytes;
 
+use super::ReachArgs;
+use super::snapshot::VolumeSnapshotCommand;
+use super::transfer::{ExportArgs, ImportArgs};
+use super::tree::{CloneArgs, DiffArgs, RevertArgs, SpaceArgs, TreeArgs};
 use crate::size::parse_size;
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct VolumeArgs {
+    #[command(flatten)]
+    pub(crate) reach: ReachArgs,
+    #[command(subcommand)]
+    pub(crate) command: VolumeCommand,
+}
 
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum VolumeCommand {
@@ -45,6 +57,23 @@ pub(crate) enum VolumeCommand {
         #[arg(long)]
         snapshots: bool,
     },
+    /// Take, list, rename and delete snapshots
+    #[command(subcommand)]
+    Snapshot(VolumeSnapshotCommand),
+    /// Make a volume from a snapshot or from a live volume, at no cost in space
+    Clone(CloneArgs),
+    /// Put a volume back to one of its snapshots; every other snapshot stays
+    Revert(RevertArgs),
+    /// Draw a volume's whole family: snapshots, clones and their clones
+    Tree(TreeArgs),
+    /// Say what targets hold, share, and would free
+    Space(SpaceArgs),
+    /// List the ranges that differ between two targets
+    Diff(DiffArgs),
+    /// Copy a disk image into a new volume
+    Import(ImportArgs),
+    /// Copy a volume, a snapshot or the difference between two into a disk image
+    Export(ExportArgs),
 }
 
 /// Which part of a long list.

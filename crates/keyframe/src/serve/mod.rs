@@ -1,4 +1,4 @@
-//! `keyframe serve`: one process that holds a pool, in the foreground. It ends in order on SIGTERM, SIGINT and SIGHUP: no
+//! `keyframe pool serve`: one process that holds a pool, in the foreground. It ends in order on SIGTERM, SIGINT and SIGHUP: no
 //! more commands, the copies that run are given up, NBD requests that run are answered, the pool is checkpointed.
 
 pub(crate) mod address;
@@ -36,7 +36,7 @@ pub(crate) fn default_control(pool: &Path) -> PathBuf {
 }
 
 /// Serves the pool until a signal; everything is bound before the ready line is printed.
-pub(crate) fn run(file: &Path, args: &ServeArgs, json: bool) -> Result<()> {
+pub(crate) fn run(file: &Path, control: Option<&Path>, args: &ServeArgs, json: bool) -> Result<()> {
     // First of all, so that every thread made below leaves the signals to this one.
     let signals = signal::Signals::block().context("block signals")?;
     let io = match args.io {
@@ -45,7 +45,7 @@ pub(crate) fn run(file: &Path, args: &ServeArgs, json: bool) -> Result<()> {
         IoName::Threads => IoMode::Threads,
     };
     let pool = session::open(file, &OpenOptions { cache: args.cache, io, ..OpenOptions::default() })?;
-    let path = args.control.clone().unwrap_or_else(|| default_control(file));
+    let path = control.map_or_else(|| default_control(file), Path::to_owned);
     let socket = control::Socket::bind(&path)?;
     let nbd = Arc::new(start_nbd(&pool, &args.nbd)?);
     let addresses: Vec<String> = nbd.addresses().iter().map(address::print).collect();

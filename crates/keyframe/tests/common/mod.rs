@@ -87,9 +87,11 @@ impl Sandbox {
         Ran::of(keyframe().current_dir(self.dir.path()).args(line))
     }
 
-    /// `keyframe` on the pool file.
+    /// `keyframe` on the pool file, which is named behind the noun.
     pub(crate) fn offline(&self, line: &[&str]) -> Ran {
-        Ran::of(keyframe().current_dir(self.dir.path()).arg("--pool").arg(self.pool()).args(line))
+        let mut command = keyframe();
+        command.current_dir(self.dir.path()).args(&line[..1]).arg("--pool").arg(self.pool()).args(&line[1..]);
+        Ran::of(&mut command)
     }
 
     /// The bytes of a file and where they lie, as a checksum. Holes are not read.
@@ -151,7 +153,7 @@ pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// `keyframe serve` on a sandbox's pool; killed when dropped.
+/// `keyframe pool serve` on a sandbox's pool; killed when dropped.
 pub(crate) struct Server<'a> {
     sandbox: &'a Sandbox,
     child: Child,
@@ -161,7 +163,7 @@ pub(crate) struct Server<'a> {
 impl<'a> Server<'a> {
     fn start(sandbox: &'a Sandbox) -> Server<'a> {
         let mut command = without_environment(Command::new(env!("CARGO_BIN_EXE_keyframe")));
-        command.args(["serve", "--pool"]).arg(sandbox.pool()).arg("--control").arg(sandbox.path("control"));
+        command.args(["pool", "serve", "--pool"]).arg(sandbox.pool()).arg("--control").arg(sandbox.path("control"));
         command.arg("--nbd").arg(format!("unix:{}", text(&sandbox.path("nbd"))));
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut ready = String::new();
@@ -172,7 +174,7 @@ impl<'a> Server<'a> {
     /// `keyframe` through the server.
     pub(crate) fn online(&self, line: &[&str]) -> Ran {
         let control = self.sandbox.path("control");
-        Ran::of(keyframe().current_dir(self.sandbox.dir.path()).args(line).arg("--server").arg(control))
+        Ran::of(keyframe().current_dir(self.sandbox.dir.path()).args(line).arg("--control").arg(control))
     }
 
     /// An export as QEMU names it.
