@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use keyframe_agent_api::{
-    Accelerator, CutMethod, DiskId, DiskSlot, FixedIdentity, GuestIdentity, Machine, NicId, Power, StopHow, VmId,
-    VmStatus, VolumeRef,
+    Accelerator, CutMethod, DiskId, DiskSlot, FixedIdentity, GuestIdentity, Machine, MemoryInfo, NicId, Power, StopHow,
+    VmId, VmStatus, VolumeRef,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::Result;
 
