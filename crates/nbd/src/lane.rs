@@ -9,6 +9,7 @@ use keyframe_engine::{IoBuf, Op};
 
 use crate::backend::Queue;
 use crate::pool::Pool;
+use crate::slots::Slots;
 use crate::transmission::Command;
 
 /// A request that the backend is working on.
@@ -23,11 +24,6 @@ pub(crate) struct Pending {
     pub(crate) charge: usize,
 }
 
-struct Slot {
-    generation: u32,
-    pending: Option<Pending>,
-}
-
 pub(crate) struct Lane<Q> {
     pub(crate) queue: Q,
     pub(crate) pool: Pool,
@@ -35,8 +31,7 @@ pub(crate) struct Lane<Q> {
     pub(crate) staged: bool,
     /// Time of the current wake-up.
     pub(crate) now: Instant,
-    slots: Vec<Slot>,
-    free: Vec<u32>,
+    pending: Slots<Pending>,
     budget: usize,
     /// Budget was returned since the last look: those who wait for it may try again.
     released: bool,
@@ -49,8 +44,7 @@ impl<Q: Queue> Lane<Q> {
             pool: Pool::new(),
             staged: false,
             now: Instant::now(),
-            slots: Vec::new(),
-            free: Vec::new(),
+            pending: Slots::new(),
             budget,
             released: false,
         }
@@ -80,64 +74,24 @@ impl<Q: Queue> Lane<Q> {
         }
     }
 
-    /// Submits a request under a token that is not in use. The generation makes a second completion of a token harmless.
+    /// Submits a request under a token that is not in use.
     pub(crate) fn submit(&mut self, device: &Q::Device, pending: Pending, op: Op) {
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, pending: None });
-            (self.slots.len() - 1) as u32
-        });
-        let slot = &mut self.slots[index as usize];
-        slot.generation = slot.generation.wrapping_add(1);
-        slot.pending = Some(pending);
-        let token = u64::from(slot.generation) << 32 | u64::from(index);
+        let token = self.pending.insert(pending);
         self.queue.submit(device, token, op);
         self.staged = true;
     }
 
-    /// The request of a completion, once.
+    /// The request of a completion, once: a second completion of a token is harmless.
     pub(crate) fn finish(&mut self, token: u64) -> Option<Pending> {
-        let index = token as u32;
-        let slot = self.slots.get_mut(index as usize)?;
-        if u64::from(slot.generation) != token >> 32 {
-            return None;
-        }
-        let pending = slot.pending.take()?;
-        self.free.push(index);
-        Some(pending)
+        self.pending.remove(token)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use keyframe_engine::Done;
-
     use super::*;
     use crate::backend::Backend;
-    use crate::memory::{Memory, MemoryExport, MemoryQueue};
-
-    fn pending(cookie: u64) -> Pending {
-        Pending { connection: 0, cookie, offset: 0, len: 0, command: Command::Flush, charge: 0 }
-    }
-
-    #[test]
-    fn a_token_finishes_once() {
-        let backend = Memory::new([MemoryExport::new("vm", 512)]);
-        let device = backend.open("vm").unwrap();
-        let mut lane = Lane::new(backend.queue().unwrap(), 0);
-        let token = |lane: &mut Lane<MemoryQueue>, cookie| {
-            lane.submit(&device, pending(cookie), Op::Flush);
-            let mut done: Vec<Done> = Vec::new();
-            lane.queue.poll(&mut done);
-            done[0].token
-        };
-        let first = token(&mut lane, 1);
-        assert_eq!(lane.finish(first).map(|pending| pending.cookie), Some(1));
-        let second = token(&mut lane, 2);
-        assert!(lane.finish(first).is_none(), "the slot is in use by another request");
-        assert_eq!(lane.finish(second).map(|pending| pending.cookie), Some(2));
-        assert!(lane.finish(second).is_none());
-        assert!(lane.finish(u64::MAX).is_none());
-    }
+    use crate::memory::Memory;
 
     #[test]
     fn budget_is_all_or_nothing() {

@@ -21,6 +21,7 @@ mod outbox;
 mod pool;
 mod reply;
 mod server;
+mod slots;
 pub mod transmission;
 mod wire;
 mod worker;
