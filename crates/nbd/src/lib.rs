@@ -10,6 +10,9 @@
 mod backend;
 mod connection;
 mod error;
+mod events;
+pub mod gate;
+mod gated;
 pub mod handshake;
 mod inbox;
 mod lane;
@@ -28,5 +31,6 @@ mod worker;
 
 pub use backend::{Backend, Device, Export, ExportInfo, Queue};
 pub use error::{Errno, OpenError, Refusal, ServerError};
+pub use gated::{Gated, GatedDevice, GatedQueue};
 pub use listener::{Address, Listener};
 pub use server::{Config, Server};

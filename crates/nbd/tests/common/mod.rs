@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use keyframe_nbd::memory::{Memory, MemoryExport};
-use keyframe_nbd::{Address, Config, Listener, Server};
+use keyframe_nbd::{Address, Backend, Config, Listener, Server};
 
 pub(crate) const SIZE: u64 = 64 << 20;
 
@@ -25,13 +25,18 @@ impl Fixture {
     }
 
     pub(crate) fn with(backend: Memory, config: &Config) -> Fixture {
+        Fixture::serving(backend.clone(), backend, config)
+    }
+
+    /// Serves `backend`, which stores in `memory`.
+    pub(crate) fn serving(memory: Memory, backend: impl Backend, config: &Config) -> Fixture {
         let directory = tempfile::tempdir().unwrap();
         let listeners = vec![
             Listener::unix(directory.path().join("nbd.sock")).unwrap(),
             Listener::tcp(([127, 0, 0, 1], 0).into()).unwrap(),
         ];
-        let server = Server::start(backend.clone(), listeners, config).unwrap();
-        Fixture { server, backend, directory }
+        let server = Server::start(backend, listeners, config).unwrap();
+        Fixture { server, backend: memory, directory }
     }
 
     pub(crate) fn path(&self) -> PathBuf {
@@ -104,6 +109,14 @@ impl Client {
         (error, u64::from_be_bytes(bytes[8..].try_into().unwrap()))
     }
 
+    /// Whether nothing arrives for a while.
+    pub(crate) fn is_silent(&mut self) -> bool {
+        self.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let silent = self.stream.read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+        self.stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        silent
+    }
+
     /// Reads until the server closes; what came before. A reset counts as closed.
     pub(crate) fn until_closed(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -125,6 +138,8 @@ pub(crate) const READ: u16 = 0;
 pub(crate) const WRITE: u16 = 1;
 pub(crate) const DISC: u16 = 2;
 pub(crate) const FLUSH: u16 = 3;
+pub(crate) const TRIM: u16 = 4;
+pub(crate) const WRITE_ZEROES: u16 = 6;
 
 pub(crate) fn request(kind: u16, cookie: u64, offset: u64, len: u32) -> Vec<u8> {
     let [kind_high, kind_low] = kind.to_be_bytes();
