@@ -77,8 +77,20 @@ impl Qmp {
 
     /// Waits for an event of this name that came after the first `from` ones.
     pub fn wait_event(&self, name: &str, from: usize, patience: Duration) -> Result<Value> {
+        self.wait_event_like(name, from, patience, |_| true)
+    }
+
+    /// Waits for an event of this name, with data to the caller's liking, that came after the first `from` ones.
+    pub fn wait_event_like(
+        &self,
+        name: &str,
+        from: usize,
+        patience: Duration,
+        like: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
+        let fits = |event: &&Value| event["event"] == name && like(&event["data"]);
         self.shared
-            .wait_until(patience, |state| state.events.iter().skip(from).find(|event| event["event"] == name).cloned())
+            .wait_until(patience, |state| state.events.iter().skip(from).find(fits).cloned())
             .with_context(|| format!("wait for the event {name}"))
     }
 }

@@ -60,17 +60,27 @@ pub struct Vm {
 /// Emulated, beside other machines, on a busy host: ten times what a boot takes on a quiet one.
 pub const BOOT: Duration = Duration::from_secs(60);
 /// What the guest prints when something is wrong with its disks.
-const COMPLAINTS: [&str; 4] = ["STAMP-BAD", "STAMP-FAILED", "GUEST-NO-ROOT", "GUEST-NO-DATA"];
+const COMPLAINTS: [&str; 5] = ["STAMP-BAD", "STAMP-FAILED", "PAGES-FAILED", "GUEST-NO-ROOT", "GUEST-NO-DATA"];
 /// How long the disk waits for a server that went away, before the guest sees an error.
 const RECONNECT_SECONDS: u32 = 300;
 
 impl Vm {
     /// Starts the machine; returns as soon as its monitor answers.
     pub fn boot(spec: &VmSpec<'_>, guest: &Guest, accelerator: Accelerator) -> Result<Vm> {
+        Vm::start(spec, guest, accelerator, &[])
+    }
+
+    /// Starts a machine that waits for `migrate-incoming` and then for `cont`; returns as soon as its monitor answers.
+    pub fn await_migration(spec: &VmSpec<'_>, guest: &Guest, accelerator: Accelerator) -> Result<Vm> {
+        Vm::start(spec, guest, accelerator, &["-incoming", "defer", "-S"])
+    }
+
+    fn start(spec: &VmSpec<'_>, guest: &Guest, accelerator: Accelerator, more: &[&str]) -> Result<Vm> {
         // Not below the repository: a Unix socket's path has room for about a hundred bytes.
         let sockets = tempfile::Builder::new().prefix("keyframe-vm-").tempdir()?;
         let started = Instant::now();
         let mut command = qemu(spec, guest, accelerator, sockets.path());
+        command.args(more);
         let mut process = Process::spawn(spec.name, &mut command, Ending::Kill, &sockets.path().join("log"))?;
         let console = Console::follow(process.take_output().context("the machine has no console")?);
         let connect = || -> Result<(Qmp, UnixStream)> {
