@@ -3,10 +3,12 @@
 //!
 //! No SQL (that is the catalog's), no HTTP serving (that is the API's), no rule of its own (those are the model's).
 
+pub mod agent;
 mod case;
 mod error;
 mod manager;
 pub mod request;
 
+pub use agent::AgentAddress;
 pub use error::{Error, ErrorKind, Result};
 pub use manager::Manager;

@@ -3,6 +3,10 @@
 //! Pure functions over plain values. No I/O, no clock, no randomness: moments and identifiers come from the caller.
 //! What a button or a command may do is asked here, and a refusal carries the sentence that people read.
 
+pub mod apply;
+pub mod copy;
+pub mod delete;
+pub mod hardware;
 mod job;
 mod name;
 mod refusal;
@@ -14,7 +18,7 @@ mod vm_rules;
 
 pub use job::{JobEvent, JobKind, JobState, Progress};
 pub use keyframe_agent_api as agent;
-pub use name::{Name, NamePattern, Tag};
+pub use name::{Name, NamePattern, Tag, numbered};
 pub use refusal::{Refusal, RefusalKind};
 pub use snapshot::{Consistency, Snapshot, SnapshotDisk, SnapshotEvent, SnapshotKind, SnapshotOrigin, SnapshotState};
 pub use template::{Template, TemplateEvent, TemplateOrigin, TemplateState};

@@ -1,5 +1,6 @@
 //! Names that people give.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -89,6 +90,20 @@ impl NamePattern {
             return Err(Refusal::new(RefusalKind::Invalid, message));
         }
         (0..count).map(|i| self.0.replace("{n}", &(u64::from(first) + u64::from(i)).to_string()).parse()).collect()
+    }
+}
+
+/// The first of `stem-1`, `stem-2`, … that is not taken. A stem that is too long loses its end.
+pub fn numbered(stem: &str, taken: &BTreeSet<Name>) -> Name {
+    let mut number = 1u64;
+    loop {
+        let tail = format!("-{number}");
+        let head: String = stem.chars().take(MAX_NAME - tail.len()).collect();
+        let name = Name(format!("{head}{tail}"));
+        if !taken.contains(&name) {
+            return name;
+        }
+        number += 1;
     }
 }
 

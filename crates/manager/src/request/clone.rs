@@ -1,6 +1,7 @@
 //! Clones and forks: wishes.
 
 use keyframe_model::agent::{SnapshotId, TemplateId, VmId};
+use keyframe_model::copy::NicPolicy;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -65,25 +66,4 @@ pub enum CloneMemory {
     No,
     /// Memory too.
     Yes,
-}
-
-/// What becomes of the network interfaces of clones. They get new addresses in any case.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "type", rename_all = "kebab-case")]
-pub enum NicPolicy {
-    /// Connected as the source's.
-    Keep,
-    /// There, but with the cable out.
-    Disconnect,
-    /// On the same bridges in this VLAN; those without a bridge have the cable out.
-    Vlan {
-        /// 1 to 4094.
-        vlan: u16,
-    },
-    /// In a network of this name, with those that say the same and nobody else.
-    Isolated {
-        /// The network; one for the clones of this call when absent.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        network: Option<String>,
-    },
 }

@@ -13,12 +13,14 @@ mod snapshot;
 mod template;
 mod vm;
 
-pub use clone::{CloneCreate, CloneMemory, CloneSource, NicPolicy};
+pub use clone::{CloneCreate, CloneMemory, CloneSource};
 pub use disk::{DiskAttach, DiskContent, DiskResize, DiskSpec, DiskView};
 pub use host::{HostStatus, HostView};
 pub use job::{JobError, JobFilter, JobRef, JobView};
+pub use keyframe_model::apply::{DiskFate, MemoryUse};
+pub use keyframe_model::copy::NicPolicy;
 pub use page::{Call, Caller, Outcome, Page, PageRequest};
-pub use plan::{ApplyPlanView, DeletePlanView, DiskChange, DiskFate, MemoryUse, PlanView, SnapshotName};
+pub use plan::{ApplyPlanView, DeletePlanView, DiskChange, PlanView, SnapshotName};
 pub use snapshot::{
     Apply, SnapshotCreate, SnapshotDelete, SnapshotFilter, SnapshotSpace, SnapshotUpdate, SnapshotView, TreeNode,
     TreeView,

@@ -1,6 +1,7 @@
 //! What a dry run says: exactly what would happen, and what would become free.
 
 use keyframe_model::agent::{Bytes, DiskId, SnapshotId, VolumeRef};
+use keyframe_model::apply::{DiskFate, MemoryUse};
 use keyframe_model::{Name, Rest};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -59,37 +60,6 @@ pub struct DiskChange {
     pub name: Name,
     /// What happens to it.
     pub fate: DiskFate,
-}
-
-/// What happens to a disk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum DiskFate {
-    /// Its content goes to what it was.
-    Reverted,
-    /// It is not in the machine now, and comes back with what it held.
-    ComesBack,
-    /// It was not in the machine then: it is taken out, and kept for the snapshots that hold it.
-    TakenOut,
-    /// It was not in the machine then, and no snapshot holds it: it is deleted.
-    Deleted,
-}
-
-/// What becomes of a snapshot's memory.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "memory", rename_all = "kebab-case")]
-pub enum MemoryUse {
-    /// It has none.
-    Absent,
-    /// The guest goes on where it was.
-    Used,
-    /// It is left aside, as asked.
-    LeftAside,
-    /// It cannot be used; the disks can, with `without_memory`.
-    Unusable {
-        /// Why, for people.
-        reason: String,
-    },
 }
 
 /// What a deletion would do.

@@ -63,6 +63,9 @@ pub struct Apply {
     /// The name of the automatic snapshot of the state given up; `before-NAME-1`, … when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_name: Option<Name>,
+    /// Keep the memory given up too, if the machine has a process: takes longer, and going back goes on where it was.
+    #[serde(default)]
+    pub keep_memory: bool,
     /// How long the automatic snapshot is kept; 7 days when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_for: Option<Micros>,
