@@ -1,0 +1,90 @@
+//! Locks that jobs hold on what they work with, until they end: one job at a time changes a machine, while any number may
+//! copy from one snapshot, and nobody deletes it meanwhile. Nobody waits for a lock.
+
+use keyframe_agent_api::{JobId, SnapshotId, TemplateId, VmId};
+use serde::{Deserialize, Serialize};
+
+use crate::sql::{Columns, args, unword, word};
+use crate::{Error, ErrorKind, Result, Transaction};
+
+/// What can be locked.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Resource {
+    /// A machine.
+    Vm(VmId),
+    /// A snapshot.
+    Snapshot(SnapshotId),
+    /// A template.
+    Template(TemplateId),
+}
+
+/// Whether others may hold a lock at the same time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// They may, shared too.
+    Shared,
+    /// They may not.
+    Exclusive,
+}
+
+impl Resource {
+    fn columns(self) -> (&'static str, String) {
+        match self {
+            Resource::Vm(id) => ("vm", id.to_string()),
+            Resource::Snapshot(id) => ("snapshot", id.to_string()),
+            Resource::Template(id) => ("template", id.to_string()),
+        }
+    }
+}
+
+impl std::fmt::Display for Resource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Resource::Vm(id) => write!(f, "machine {id}"),
+            Resource::Snapshot(id) => write!(f, "snapshot {id}"),
+            Resource::Template(id) => write!(f, "template {id}"),
+        }
+    }
+}
+
+impl Transaction {
+    /// Takes locks for a job that is in the catalog, or fails with who holds the first that cannot be had. A job's own locks are
+    /// not in its way; the stronger mode stays.
+    pub async fn lock(&mut self, job: JobId, wanted: &[(Resource, Mode)]) -> Result<()> {
+        for &(resource, mode) in wanted {
+            let mut own = None;
+            for (holder, held) in self.holders(resource).await? {
+                if holder == job {
+                    own = Some(held);
+                } else if mode == Mode::Exclusive || held == Mode::Exclusive {
+                    let message = format!("{resource} is being used by job {holder}; wait for it");
+                    return Err(Error::new(ErrorKind::Busy, message));
+                }
+            }
+            let (kind, id) = resource.columns();
+            let sql = match (own, mode) {
+                (Some(Mode::Exclusive), _) | (Some(Mode::Shared), Mode::Shared) => continue,
+                (Some(Mode::Shared), Mode::Exclusive) => {
+                    "UPDATE locks SET mode = $4 WHERE resource_kind = $1 AND resource = $2 AND job = $3"
+                }
+                (None, _) => "INSERT INTO locks (resource_kind, resource, job, mode) VALUES ($1, $2, $3, $4)",
+            };
+            self.execute("take a lock", sql, args![kind, id, job, word(&mode)?]).await?;
+        }
+        Ok(())
+    }
+
+    /// Who holds locks on it.
+    pub async fn holders(&mut self, resource: Resource) -> Result<Vec<(JobId, Mode)>> {
+        let (kind, id) = resource.columns();
+        let sql = "SELECT job, mode FROM locks WHERE resource_kind = $1 AND resource = $2 ORDER BY job";
+        let rows = self.rows("look for locks", sql, args![kind, id]).await?;
+        rows.iter().map(|row| Ok((row.parsed("job")?, unword(row.text("mode")?, "a lock")?))).collect()
+    }
+
+    /// Lets go of all locks of a job.
+    pub async fn unlock(&mut self, job: JobId) -> Result<()> {
+        self.execute("let go of locks", "DELETE FROM locks WHERE job = $1", args![job]).await.map(drop)
+    }
+}
