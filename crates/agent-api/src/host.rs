@@ -24,6 +24,9 @@ pub struct HostInfo {
     pub memory: Bytes,
     /// The firmware for [`Firmware::Uefi`](crate::Firmware::Uefi) is installed.
     pub uefi: bool,
+    /// A fresh variable store for it, a file to be imported into a volume of exactly its size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uefi_variables: Option<String>,
     /// Free space where memory images are kept.
     pub memory_free: Bytes,
     /// What makes volumes here.

@@ -4,8 +4,22 @@
 //! that may wait, never from the runtime's. The agent keeps nothing of its own that it could not find again: processes,
 //! sockets and array snapshots are looked for when it starts.
 
+pub mod agent;
 pub mod array;
+mod durable;
+pub mod exports;
+mod fault;
+mod fs;
+pub mod http;
 pub mod hypervisor;
+pub mod instant;
+pub mod life;
+pub mod machines;
+pub mod paths;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod turns;
+pub mod volumes;
 
 /// What calls fail with.
 pub type Result<T> = std::result::Result<T, keyframe_agent_api::Fault>;

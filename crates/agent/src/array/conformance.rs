@@ -1,0 +1,1 @@
+//! What every driver of an array must do.

@@ -1,0 +1,83 @@
+//! Small files that survive a power failure or are not there: written beside their name, synced, renamed, the folder synced.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::life::Life;
+use crate::{Result, fault};
+
+/// A folder of such files.
+#[derive(Clone, Debug)]
+pub(crate) struct Folder {
+    path: PathBuf,
+    life: Life,
+}
+
+impl Folder {
+    /// Makes the folder if need be, readable by its owner only.
+    pub(crate) fn open(path: PathBuf, life: Life) -> Result<Folder> {
+        make(&path).map_err(|error| fault::of_io(format_args!("make {}", path.display()), &error))?;
+        Ok(Folder { path, life })
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// The value stored under a name. A file that does not parse is an error: it was written whole.
+    pub(crate) fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        let path = self.file(name);
+        let failed = |error: &io::Error| fault::of_io(format_args!("read {}", path.display()), error);
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| failed(&error.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(&error)),
+        }
+    }
+
+    /// Stores a value durably.
+    pub(crate) fn write(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        self.life.check()?;
+        let path = self.file(name);
+        let store = || {
+            make(path.parent().unwrap_or(&self.path))?;
+            let beside = path.with_extension("new");
+            let mut file = File::create(&beside)?;
+            file.write_all(&serde_json::to_vec_pretty(value)?)?;
+            file.sync_all()?;
+            fs::rename(&beside, &path)?;
+            sync_parent(&path)
+        };
+        store().map_err(|error| fault::of_io(format_args!("write {}", path.display()), &error))
+    }
+
+    /// Removes a value durably; what is not there is a success.
+    pub(crate) fn remove(&self, name: &str) -> Result<()> {
+        self.life.check()?;
+        remove_file(&self.file(name))
+    }
+}
+
+/// Removes a file durably; what is not there is a success.
+pub(crate) fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Ok(()) => sync_parent(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+    .map_err(|error| fault::of_io(format_args!("remove {}", path.display()), &error))
+}
+
+fn make(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// A rename or removal lasts when its folder is on disk.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+}

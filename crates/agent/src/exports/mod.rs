@@ -1,0 +1,59 @@
+//! The one NBD server of the agent: the volumes of all arrays behind write gates, so that an instant can be taken through
+//! volumes of any of them. An export is called `array/volume`, and has no other name, because gates go by names.
+//!
+//! `blocks` is the seam to the arrays, `router` finds the array by the export's name.
+
+mod blocks;
+mod router;
+
+use std::path::{Path, PathBuf};
+
+use keyframe_agent_api::{Fault, FaultKind, VolumeRef};
+use keyframe_nbd::gate::{GateSet, Gates};
+use keyframe_nbd::{Config, Gated, Listener, Server};
+use parking_lot::Mutex;
+
+pub use blocks::{Block, BlockLane, Blocks, Erased};
+
+use crate::Result;
+use crate::array::Arrays;
+use crate::fault::chain;
+use crate::hypervisor::BlockAddress;
+
+/// The server and its gates.
+pub struct Exports {
+    socket: PathBuf,
+    gates: Gates,
+    server: Mutex<Option<Server>>,
+}
+
+impl Exports {
+    /// Serves all volumes of the arrays on a Unix socket that only this user may open.
+    pub fn start(arrays: &Arrays, socket: &Path) -> Result<Exports> {
+        let failed = |error: &dyn std::error::Error| Fault::new(FaultKind::Internal, chain(error));
+        let gates = Gates::new();
+        let listener = Listener::unix(socket).map_err(|error| failed(&error))?;
+        crate::fs::set_private(socket)?;
+        let backend = Gated::new(router::Router::new(arrays), &gates);
+        let server = Server::start(backend, vec![listener], &Config::default()).map_err(|error| failed(&error))?;
+        Ok(Exports { socket: socket.to_owned(), gates, server: Mutex::new(Some(server)) })
+    }
+
+    /// Where a hypervisor finds a volume.
+    pub fn address(&self, volume: &VolumeRef) -> BlockAddress {
+        BlockAddress { socket: self.socket.clone(), export: volume.to_string() }
+    }
+
+    /// The gates of some volumes.
+    pub fn gates(&self, volumes: &[VolumeRef]) -> GateSet {
+        self.gates.set(volumes.iter().map(VolumeRef::to_string))
+    }
+
+    /// Answers what is running and closes all connections; the clients wait until a server is there again.
+    pub fn stop(&self) -> Result<()> {
+        match self.server.lock().take() {
+            Some(server) => server.stop().map_err(|error| Fault::new(FaultKind::Internal, chain(&error))),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! One instant of a machine: all its disks, on whatever arrays, and its memory if asked.
+//!
+//! The report is the last thing to become durable, before anybody is answered: with it the instant is whole, without it
+//! everything of that name is rubbish, and is removed before the instant is taken anew. So parts of two attempts are never
+//! mixed. Removing goes the other way round: the report first.
+//!
+//! ```text
+//!  rubbish removed -> [frozen] -> writes held, arrays snapshotted (or cut by the hypervisor) -> [thawed] -> report
+//! ```
+
+mod cut;
+mod quiesce;
+mod store;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use keyframe_agent_api::{
+    Bytes, CutMethod, Fault, FaultKind, GuestAnswer, InstantProbe, InstantReport, MemoryState, Micros, Power, Quiesce,
+    SnapshotId, TakeInstant, Timestamp, VolumeRef,
+};
+use parking_lot::Mutex;
+
+use self::cut::{Disks, GatedCut};
+use self::store::{Store, Stored};
+use crate::Result;
+use crate::array::Arrays;
+use crate::exports::Exports;
+use crate::fault::fault;
+use crate::hypervisor::{Cancel, Hypervisor};
+use crate::life::Life;
+
+/// Takes instants, and keeps their reports and memory images.
+pub struct Instants {
+    arrays: Arrays,
+    exports: Arc<Exports>,
+    hypervisor: Arc<dyn Hypervisor>,
+    store: Store,
+    memory: PathBuf,
+    taking: Mutex<HashMap<SnapshotId, Arc<Taking>>>,
+    life: Life,
+}
+
+/// An instant that is being taken.
+#[derive(Default)]
+struct Taking {
+    cancelled: AtomicBool,
+}
+
+impl Cancel for Taking {
+    fn cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::SeqCst)
+    }
+}
+
+impl Taking {
+    fn check(&self, snapshot: SnapshotId) -> Result<()> {
+        if self.cancelled() {
+            return Err(fault(FaultKind::Conflict, format!("instant {snapshot} was cancelled; nothing of it is left")));
+        }
+        Ok(())
+    }
+}
+
+/// What the cut itself tells.
+struct Shot {
+    at: Timestamp,
+    method: CutMethod,
+    guest: GuestAnswer,
+    paused: Duration,
+    held: Duration,
+    frozen: Duration,
+}
+
+impl Shot {
+    fn report(self) -> InstantReport {
+        InstantReport {
+            at: self.at,
+            method: self.method,
+            guest: self.guest,
+            paused: self.paused.into(),
+            held: self.held.into(),
+            frozen: self.frozen.into(),
+            memory: None,
+        }
+    }
+}
+
+impl Instants {
+    /// Reports lie in `instants`, images in `memory`. Images that no report vouches for are removed.
+    pub fn open(
+        arrays: Arrays,
+        exports: Arc<Exports>,
+        hypervisor: Arc<dyn Hypervisor>,
+        data: &Path,
+        life: Life,
+    ) -> Result<Instants> {
+        let store = Store::open(data.join("instants"), life.clone())?;
+        let memory = data.join("memory");
+        store.sweep(&memory)?;
+        Ok(Instants { arrays, exports, hypervisor, store, memory, taking: Mutex::default(), life })
+    }
+
+    /// The path of a memory image, there or not.
+    pub fn image(&self, snapshot: SnapshotId) -> PathBuf {
+        self.memory.join(format!("{snapshot}.kfm"))
+    }
+
+    /// Where memory images lie.
+    pub fn memory(&self) -> &Path {
+        &self.memory
+    }
+
+    /// Takes an instant, or finds it taken. The caller has the machine's turn. A failed call leaves nothing.
+    pub fn take(&self, snapshot: SnapshotId, wish: &TakeInstant) -> Result<InstantReport> {
+        if let Some(stored) = self.store.read(snapshot)? {
+            return stored.answer(snapshot, wish);
+        }
+        let disks = Disks::new(&self.arrays, &wish.volumes, snapshot)?;
+        let taking = Arc::new(Taking::default());
+        if self.taking.lock().insert(snapshot, Arc::clone(&taking)).is_some() {
+            return Err(fault(FaultKind::Busy, format!("instant {snapshot} is being taken")));
+        }
+        let taken = self.take_anew(snapshot, wish, &disks, &taking);
+        let taken = taken.map_err(|fault| self.undo(snapshot, &disks, fault));
+        self.taking.lock().remove(&snapshot);
+        taken
+    }
+
+    fn take_anew(
+        &self,
+        snapshot: SnapshotId,
+        wish: &TakeInstant,
+        disks: &Disks<'_>,
+        taking: &Taking,
+    ) -> Result<InstantReport> {
+        disks.delete()?;
+        self.remove_image(snapshot)?;
+        taking.check(snapshot)?;
+        let power = self.hypervisor.status(wish.vm)?.power;
+        let shot = if wish.memory {
+            self.shoot_with_memory(snapshot, wish, disks, taking, &power)?
+        } else if power == Power::Running {
+            self.shoot_running(wish, disks)?
+        } else {
+            shoot_at_rest(wish, disks, &power)?
+        };
+        let mut report = shot.report();
+        if wish.memory {
+            report.memory = Some(self.hypervisor.image(&self.image(snapshot))?);
+        }
+        taking.check(snapshot)?;
+        self.store.write(snapshot, &Stored { wish: wish.clone(), report: report.clone() })?;
+        Ok(report)
+    }
+
+    fn shoot_running(&self, wish: &TakeInstant, disks: &Disks<'_>) -> Result<Shot> {
+        let deadline = wish.deadline.into();
+        let frozen = quiesce::freeze(&*self.hypervisor, wish)?;
+        let gates = self.exports.gates(&wish.volumes);
+        let mut cut = GatedCut::new(disks, gates, deadline);
+        let result = cut.hold_and_cut();
+        // Thawed before anything else is decided, however the cut went.
+        let (guest, frozen) = frozen.thaw();
+        let at = result?;
+        quiesce::enough(wish, &guest)?;
+        Ok(Shot { at, method: CutMethod::WritesHeld, guest, paused: Duration::ZERO, held: cut.held(), frozen })
+    }
+
+    /// The image holds what file systems have not written yet, so freezing them would only leave them frozen in it.
+    fn shoot_with_memory(
+        &self,
+        snapshot: SnapshotId,
+        wish: &TakeInstant,
+        disks: &Disks<'_>,
+        taking: &Taking,
+        power: &Power,
+    ) -> Result<Shot> {
+        if *power == Power::Off {
+            return Err(fault(FaultKind::Conflict, format!("machine {} is off and has no memory to store", wish.vm)));
+        }
+        if wish.quiesce == Quiesce::Required {
+            let why = "an instant with memory cannot be quiesced: the file systems would be frozen in the image; \
+                       take it without memory or without quiescing";
+            return Err(fault(FaultKind::Unsupported, why));
+        }
+        let gates = self.exports.gates(&wish.volumes);
+        let mut cut = GatedCut::new(disks, gates, wish.deadline.into());
+        let captured = self.hypervisor.capture(wish.vm, &self.image(snapshot), &mut cut, taking);
+        let captured = captured.map_err(|fault| cut.blame(fault))?;
+        let at = cut.at().ok_or_else(|| {
+            fault(FaultKind::Internal, format!("the hypervisor stored the memory of {} without a cut", wish.vm))
+        })?;
+        let (guest, frozen) = (GuestAnswer::NotAsked, Duration::ZERO);
+        Ok(Shot { at, method: captured.method, guest, paused: captured.paused, held: cut.held(), frozen })
+    }
+
+    /// Removes what a failed attempt left; what cannot be removed is told, and goes with the next attempt.
+    fn undo(&self, snapshot: SnapshotId, disks: &Disks<'_>, fault: Fault) -> Fault {
+        if self.life.ended() {
+            return fault;
+        }
+        // A report may have been written when the disk failed to confirm it.
+        let gone = self.store.remove(snapshot).and(disks.delete()).and(self.remove_image(snapshot));
+        match gone {
+            Ok(()) => fault,
+            Err(left) => Fault::new(fault.kind, format!("{fault}; parts of it are left over: {left}")),
+        }
+    }
+
+    fn remove_image(&self, snapshot: SnapshotId) -> Result<()> {
+        self.life.check()?;
+        let image = self.image(snapshot);
+        crate::durable::remove_file(&partial(&image))?;
+        crate::durable::remove_file(&image)
+    }
+
+    /// What is there of an instant.
+    pub fn probe(&self, snapshot: SnapshotId, volumes: &[VolumeRef]) -> Result<InstantProbe> {
+        let mut found = Vec::new();
+        for volume in volumes {
+            if self.arrays.of(volume)?.has_snapshot(&volume.volume, snapshot)? {
+                found.push(volume.clone());
+            }
+        }
+        let report = self.store.read(snapshot)?.map(|stored| stored.report);
+        Ok(InstantProbe { volumes: found, memory: self.memory_state(snapshot), report })
+    }
+
+    /// What is there of its memory.
+    pub fn memory_state(&self, snapshot: SnapshotId) -> MemoryState {
+        let image = self.image(snapshot);
+        if self.taking.lock().contains_key(&snapshot)
+            && let Ok(found) = std::fs::metadata(partial(&image))
+        {
+            return MemoryState::Writing { stored: Bytes(found.len()) };
+        }
+        match self.hypervisor.image(&image) {
+            Ok(info) => MemoryState::Ready(info),
+            Err(fault) if fault.kind == FaultKind::NotFound => MemoryState::Absent,
+            Err(fault) => MemoryState::Damaged { reason: fault.message },
+        }
+    }
+
+    /// Stores the memory smaller, and the report with it.
+    pub fn compress(&self, snapshot: SnapshotId) -> Result<keyframe_agent_api::MemoryInfo> {
+        let info = self.hypervisor.compress(&self.image(snapshot))?;
+        if let Some(mut stored) = self.store.read(snapshot)? {
+            stored.report.memory = Some(info.clone());
+            self.store.write(snapshot, &stored)?;
+        }
+        Ok(info)
+    }
+
+    /// Removes an instant's memory and its snapshots of these volumes, whether or not they are there.
+    pub fn delete(&self, snapshot: SnapshotId, volumes: &[VolumeRef]) -> Result<()> {
+        if self.taking.lock().contains_key(&snapshot) {
+            return Err(fault(FaultKind::Busy, format!("instant {snapshot} is being taken; cancel it first")));
+        }
+        let disks = Disks::new(&self.arrays, volumes, snapshot)?;
+        self.store.remove(snapshot)?;
+        self.remove_image(snapshot)?;
+        disks.delete()
+    }
+
+    /// Ends an instant that is being taken; nothing to do if it is not.
+    pub fn cancel(&self, snapshot: SnapshotId) {
+        if let Some(taking) = self.taking.lock().get(&snapshot) {
+            taking.cancelled.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Ends all that are being taken.
+    pub fn cancel_all(&self) {
+        self.taking.lock().values().for_each(|taking| taking.cancelled.store(true, Ordering::SeqCst));
+    }
+}
+
+/// An image under way, as [`Hypervisor::capture`] names it.
+fn partial(image: &Path) -> PathBuf {
+    let mut name = image.as_os_str().to_owned();
+    name.push(".partial");
+    name.into()
+}
+
+fn shoot_at_rest(wish: &TakeInstant, disks: &Disks<'_>, power: &Power) -> Result<Shot> {
+    let guest = quiesce::at_rest(wish, power)?;
+    let at = Timestamp::now();
+    disks.snapshot()?;
+    let none = Micros(0).into();
+    Ok(Shot { at, method: CutMethod::AtRest, guest, paused: none, held: none, frozen: none })
+}

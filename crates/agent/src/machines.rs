@@ -1,0 +1,155 @@
+//! What can be done to machines: each act takes the machine's turn, checks the generation, and asks the hypervisor.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyframe_agent_api::{
+    ConfigureDisk, DiskId, FaultKind, FixIdentity, FixedIdentity, InstantReport, Power, RemoveMachine, SetLink,
+    SnapshotId, StartFrom, StartVm, StopVm, TakeInstant, VmCall, VmId, VmStatus,
+};
+
+use crate::Result;
+use crate::array::Arrays;
+use crate::exports::Exports;
+use crate::fault::fault;
+use crate::hypervisor::{Hypervisor, Start};
+use crate::instant::Instants;
+use crate::turns::Turns;
+
+/// How long a guest may take to let go of a disk.
+const UNPLUG: Duration = Duration::from_secs(20);
+
+/// The machines of this host.
+pub struct Machines {
+    pub(crate) arrays: Arrays,
+    pub(crate) exports: Arc<Exports>,
+    pub(crate) hypervisor: Arc<dyn Hypervisor>,
+    pub(crate) instants: Arc<Instants>,
+    pub(crate) turns: Turns,
+}
+
+/// Something that a machine can be told without more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Act {
+    /// The processors stand still.
+    Pause,
+    /// They go on.
+    Resume,
+    /// The reset button.
+    Reset,
+}
+
+impl Machines {
+    /// What a machine does. Waits for nobody.
+    pub fn status(&self, vm: VmId) -> Result<VmStatus> {
+        let mut status = self.hypervisor.status(vm)?;
+        status.generation = self.turns.newest(vm)?;
+        Ok(status)
+    }
+
+    /// All that run; one that ends meanwhile is left out.
+    pub fn list(&self) -> Result<Vec<VmStatus>> {
+        let running = self.hypervisor.adopt()?;
+        let all = running.into_iter().map(|vm| self.status(vm)).collect::<Result<Vec<_>>>()?;
+        Ok(all.into_iter().filter(|status| status.power != Power::Off).collect())
+    }
+
+    /// Starts a machine, unless this very call has started it before.
+    pub fn run(&self, vm: VmId, wish: &StartVm) -> Result<VmStatus> {
+        let turn = self.turns.take(vm, wish.generation)?;
+        if self.hypervisor.status(vm)?.power != Power::Off {
+            if turn.started()? == Some(wish.generation) {
+                return self.status(vm);
+            }
+            return Err(fault(FaultKind::Conflict, format!("machine {vm} is not off; stop it first")));
+        }
+        for disk in &wish.machine.disks {
+            self.arrays.of(&disk.volume)?.volume(&disk.volume.volume)?;
+        }
+        let (memory, new_identity) = match &wish.from {
+            StartFrom::Cold => (None, false),
+            StartFrom::Memory { snapshot, new_identity } => (Some(self.instants.image(*snapshot)), *new_identity),
+        };
+        if let Some(image) = &memory {
+            self.hypervisor.image(image)?;
+        }
+        turn.starting(wish.generation)?;
+        let start = Start {
+            machine: &wish.machine,
+            blocks: &|volume| self.exports.address(volume),
+            memory: memory.as_deref(),
+            new_identity,
+            paused: wish.paused,
+        };
+        self.hypervisor.start(vm, &start)?;
+        self.status(vm)
+    }
+
+    /// Stops it; off already is a success.
+    pub fn stop(&self, vm: VmId, wish: &StopVm) -> Result<VmStatus> {
+        let _turn = self.turns.take(vm, wish.generation)?;
+        self.hypervisor.stop(vm, wish.how)?;
+        self.status(vm)
+    }
+
+    /// Pauses, resumes, or resets it.
+    pub fn act(&self, vm: VmId, call: &VmCall, act: Act) -> Result<VmStatus> {
+        let _turn = self.turns.take(vm, call.generation)?;
+        match act {
+            Act::Pause => self.hypervisor.pause(vm),
+            Act::Resume => self.hypervisor.resume(vm),
+            Act::Reset => self.hypervisor.reset(vm),
+        }?;
+        self.status(vm)
+    }
+
+    /// Adds a disk to a running machine.
+    pub fn add_disk(&self, vm: VmId, disk: DiskId, wish: &ConfigureDisk) -> Result<()> {
+        if wish.disk.id != disk {
+            return Err(fault(FaultKind::Invalid, format!("the path names disk {disk}, the body {}", wish.disk.id)));
+        }
+        let _turn = self.turns.take(vm, wish.generation)?;
+        self.arrays.of(&wish.disk.volume)?.volume(&wish.disk.volume.volume)?;
+        self.hypervisor.add_disk(vm, &wish.disk, &self.exports.address(&wish.disk.volume))
+    }
+
+    /// Takes a disk out of a running machine.
+    pub fn remove_disk(&self, vm: VmId, disk: DiskId, call: &VmCall) -> Result<()> {
+        let _turn = self.turns.take(vm, call.generation)?;
+        self.hypervisor.remove_disk(vm, disk, UNPLUG)
+    }
+
+    /// Tells the guest that a disk has a new size.
+    pub fn disk_resized(&self, vm: VmId, disk: DiskId, call: &VmCall) -> Result<()> {
+        let _turn = self.turns.take(vm, call.generation)?;
+        self.hypervisor.disk_resized(vm, disk)
+    }
+
+    /// Plugs a cable in or out.
+    pub fn set_link(&self, vm: VmId, wish: &SetLink) -> Result<()> {
+        let _turn = self.turns.take(vm, wish.generation)?;
+        self.hypervisor.set_link(vm, wish.nic, wish.up)
+    }
+
+    /// Makes a copied guest notice who it is now.
+    pub fn fix_identity(&self, vm: VmId, wish: &FixIdentity) -> Result<FixedIdentity> {
+        let _turn = self.turns.take(vm, wish.generation)?;
+        self.hypervisor.fix_identity(vm, &wish.identity, wish.deadline.into())
+    }
+
+    /// Forgets a machine that is off.
+    pub fn remove(&self, vm: VmId, wish: &RemoveMachine) -> Result<()> {
+        let turn = self.turns.take(vm, wish.generation)?;
+        if self.hypervisor.status(vm)?.power != Power::Off {
+            return Err(fault(FaultKind::Conflict, format!("machine {vm} is not off; stop it first")));
+        }
+        self.hypervisor.remove(vm)?;
+        turn.forget()
+    }
+
+    /// Takes an instant of it.
+    pub fn take_instant(&self, snapshot: SnapshotId, wish: &TakeInstant) -> Result<InstantReport> {
+        let _turn = self.turns.take(wish.vm, wish.generation)?;
+        self.instants.take(snapshot, wish)
+    }
+}

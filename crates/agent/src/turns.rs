@@ -1,0 +1,165 @@
+//! Turns and generations: one call about a machine at a time, and none that is older than the newest seen.
+//!
+//! The newest generation of a machine is stored before the call that brought it does anything, so that a delayed call of a
+//! dead manager changes nothing, also after a restart.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+
+use keyframe_agent_api::{FaultKind, Generation, VmId};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+use crate::durable::Folder;
+use crate::fault::fault;
+use crate::life::Life;
+
+/// What is stored of a machine.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Seen {
+    newest: Generation,
+    /// The generation of the call that last started it.
+    started: Option<Generation>,
+}
+
+/// The turns of all machines.
+pub struct Turns {
+    folder: Folder,
+    busy: Mutex<HashSet<VmId>>,
+    seen: Mutex<HashMap<VmId, Seen>>,
+}
+
+fn file(vm: VmId) -> String {
+    format!("{vm}/generation")
+}
+
+impl Turns {
+    /// Stored in `vms/VM/generation`.
+    pub fn open(vms: PathBuf, life: Life) -> Result<Turns> {
+        Ok(Turns { folder: Folder::open(vms, life)?, busy: Mutex::default(), seen: Mutex::default() })
+    }
+
+    fn seen(&self, vm: VmId) -> Result<Seen> {
+        let mut seen = self.seen.lock();
+        if let Some(known) = seen.get(&vm) {
+            return Ok(*known);
+        }
+        let stored = self.folder.read(&file(vm))?.unwrap_or_default();
+        seen.insert(vm, stored);
+        Ok(stored)
+    }
+
+    fn store(&self, vm: VmId, new: Seen) -> Result<()> {
+        self.folder.write(&file(vm), &new)?;
+        self.seen.lock().insert(vm, new);
+        Ok(())
+    }
+
+    /// The newest generation seen.
+    pub fn newest(&self, vm: VmId) -> Result<Generation> {
+        self.seen(vm).map(|seen| seen.newest)
+    }
+
+    /// Takes the machine's turn until the result is dropped, and stores the generation if it is new.
+    pub fn take(&self, vm: VmId, generation: Generation) -> Result<Turn<'_>> {
+        if !self.busy.lock().insert(vm) {
+            let why = format!("another operation on machine {vm} is under way; try again when it is done");
+            return Err(fault(FaultKind::Busy, why));
+        }
+        let turn = Turn { turns: self, vm };
+        let seen = self.seen(vm)?;
+        if generation < seen.newest {
+            let why = format!("machine {vm} is at generation {}; the call is of {generation}", seen.newest);
+            return Err(fault(FaultKind::Stale, why));
+        }
+        if generation > seen.newest {
+            self.store(vm, Seen { newest: generation, ..seen })?;
+        }
+        Ok(turn)
+    }
+}
+
+/// A machine's turn; dropping it lets the next one in.
+pub struct Turn<'a> {
+    turns: &'a Turns,
+    vm: VmId,
+}
+
+impl Turn<'_> {
+    /// The generation of the call that last started the machine.
+    pub fn started(&self) -> Result<Option<Generation>> {
+        self.turns.seen(self.vm).map(|seen| seen.started)
+    }
+
+    /// Remembers which call starts the machine, before it does.
+    pub fn starting(&self, generation: Generation) -> Result<()> {
+        let seen = self.turns.seen(self.vm)?;
+        self.turns.store(self.vm, Seen { started: Some(generation), ..seen })
+    }
+
+    /// Forgets the machine.
+    pub fn forget(&self) -> Result<()> {
+        self.turns.folder.remove(&file(self.vm))?;
+        self.turns.seen.lock().remove(&self.vm);
+        // Other files in it, if any, are its driver's.
+        std::fs::remove_dir(self.turns.folder.file(&self.vm.to_string())).unwrap_or(());
+        Ok(())
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.turns.busy.lock().remove(&self.vm);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind<T>(result: Result<T>) -> Option<FaultKind> {
+        result.err().map(|fault| fault.kind)
+    }
+
+    #[test]
+    fn older_generations_are_refused_also_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Turns::open(dir.path().join("vms"), Life::new()).unwrap();
+        let vm = VmId::new();
+        let turns = open();
+        drop(turns.take(vm, Generation(7)).unwrap());
+        drop(turns.take(vm, Generation(7)).unwrap());
+        assert_eq!(kind(turns.take(vm, Generation(6))), Some(FaultKind::Stale));
+        let again = open();
+        assert_eq!(kind(again.take(vm, Generation(6))), Some(FaultKind::Stale));
+        assert_eq!(again.newest(vm).unwrap(), Generation(7));
+        assert!(again.take(VmId::new(), Generation(1)).is_ok());
+    }
+
+    #[test]
+    fn one_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let turns = Turns::open(dir.path().join("vms"), Life::new()).unwrap();
+        let vm = VmId::new();
+        let turn = turns.take(vm, Generation(1)).unwrap();
+        assert_eq!(kind(turns.take(vm, Generation(2))), Some(FaultKind::Busy));
+        assert_eq!(turns.newest(vm).unwrap(), Generation(1), "a refused call leaves no trace");
+        drop(turn);
+        assert!(turns.take(vm, Generation(2)).is_ok());
+    }
+
+    #[test]
+    fn what_started_a_machine_is_remembered_until_it_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Turns::open(dir.path().join("vms"), Life::new()).unwrap();
+        let vm = VmId::new();
+        open().take(vm, Generation(3)).unwrap().starting(Generation(3)).unwrap();
+        let turns = open();
+        let turn = turns.take(vm, Generation(4)).unwrap();
+        assert_eq!(turn.started().unwrap(), Some(Generation(3)));
+        turn.forget().unwrap();
+        assert_eq!(turns.newest(vm).unwrap(), Generation(0));
+        assert!(!dir.path().join("vms").join(vm.to_string()).exists());
+    }
+}
