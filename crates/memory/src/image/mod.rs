@@ -14,6 +14,8 @@ use crate::{PAGE, PageAt, Progress};
 mod chunk;
 pub(crate) mod compress;
 pub(crate) mod draft;
+#[cfg(test)]
+mod golden;
 pub(crate) mod layout;
 
 pub(crate) use chunk::{Chunk, ChunkAt};

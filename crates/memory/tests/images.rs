@@ -1,0 +1,194 @@
+//! Streams become images and streams again; damage and interruptions are noticed.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+use keyframe_memory::{ErrorKind, Image, Progress, capture, compress, replay};
+use proptest::prelude::*;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use tempfile::TempDir;
+
+mod common;
+use common::{Memory, Script, understood};
+
+fn quiet(_: Progress) {}
+
+fn folder() -> (TempDir, PathBuf) {
+    let folder = common::folder();
+    let path = folder.path().join("image");
+    (folder, path)
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).expect("the folder is there");
+    entries.map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn memory_of(path: &Path) -> keyframe_memory::Result<Memory> {
+    let image = Image::open(path)?;
+    let mut out = Vec::new();
+    replay(&image, &mut out)?;
+    Ok(understood(&out).expect("a replayed stream is sound").2)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn an_image_holds_what_the_stream_said(script in Script::any()) {
+        let (_folder, path) = folder();
+        let (head, devices, memory) = understood(&script.stream()).expect("it is sound");
+        prop_assert_eq!(&memory, &script.memory());
+        prop_assert_eq!(&devices.bytes[1..devices.sections], &script.devices[..]);
+        capture(&script.stream()[..], &path, b"about", quiet).expect("it can be captured");
+        let plain = Image::open(&path).expect("it is an image");
+        prop_assert_eq!((plain.head(), plain.devices(), plain.metadata()), (head, &devices, &b"about"[..]));
+        prop_assert_eq!(plain.stored_pages(), memory.len() as u64);
+        prop_assert_eq!(&memory_of(&path).expect("it can be read"), &memory);
+        let shrunk = compress(&path).expect("it can be compressed");
+        prop_assert!(shrunk.after <= shrunk.before + 8192);
+        let cold = Image::open(&path).expect("it is an image");
+        prop_assert_eq!((cold.uuid(), cold.head(), cold.devices()), (plain.uuid(), plain.head(), plain.devices()));
+        prop_assert!(cold.is_compressed());
+        prop_assert_eq!(&memory_of(&path).expect("it can be read"), &memory);
+        // Who had the old one open goes on reading it.
+        plain.verify(quiet).expect("the old file is still there");
+    }
+
+    #[test]
+    fn a_stream_that_is_cut_or_bent_makes_no_wrong_image(script in Script::any(), at in any::<usize>(), bit in 0u8..8) {
+        let (folder, path) = folder();
+        let whole = script.stream();
+        let at = at % whole.len();
+        let cut = capture(&whole[..at], &path, b"", quiet).expect_err("it is cut short");
+        prop_assert_eq!(cut.kind(), ErrorKind::BadStream);
+        prop_assert!(names(folder.path()).is_empty());
+        let mut bent = whole;
+        bent[at] ^= 1 << bit;
+        // It may be another sound stream; if it is not, nothing may be left.
+        if capture(&bent[..], &path, b"", quiet).is_err() {
+            prop_assert!(names(folder.path()).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_of_an_image_never_becomes_memory(
+        script in Script::any(), at in any::<prop::sample::Index>(), bit in 0u8..8, cold in any::<bool>()
+    ) {
+        let (_folder, path) = folder();
+        capture(&script.stream()[..], &path, b"about", quiet).expect("it can be captured");
+        if cold {
+            compress(&path).expect("it can be compressed");
+        }
+        let mut bytes = std::fs::read(&path).expect("it is there");
+        let at = at.index(bytes.len());
+        bytes[at] ^= 1 << bit;
+        std::fs::write(&path, bytes).expect("it can be written");
+        match memory_of(&path) {
+            // The bit was in a hole.
+            Ok(memory) => prop_assert_eq!(memory, script.memory()),
+            Err(e) => prop_assert!(
+                matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotAnImage | ErrorKind::NewerFormat), "{e}"
+            ),
+        }
+    }
+}
+
+#[test]
+fn a_damaged_page_is_named() {
+    let (_folder, path) = folder();
+    capture(&Script::striped(40).stream()[..], &path, b"", quiet).expect("it can be captured");
+    let mut bytes = std::fs::read(&path).expect("it is there");
+    bytes[4096 + 34 * 4096 + 17] ^= 1;
+    std::fs::write(&path, bytes).expect("it can be written");
+    let e = Image::open(&path).expect("the tables are sound").verify(quiet).expect_err("a page is not");
+    let expected = format!("{} is damaged: block block0 at 0x22000: the checksum does not match", path.display());
+    assert_eq!((e.kind(), e.to_string()), (ErrorKind::Corrupt, expected));
+}
+
+/// Hands out a stream, and at every read looks at what a crash at that moment would leave.
+struct Watched<'a> {
+    stream: &'a [u8],
+    folder: &'a Path,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        for name in names(self.folder) {
+            assert_eq!(name, "image.partial");
+            let e = Image::open(&self.folder.join(name)).expect_err("it is not complete");
+            assert_eq!(e.kind(), ErrorKind::NotAnImage);
+        }
+        let some = out.len().min(10_000);
+        self.stream.read(&mut out[..some])
+    }
+}
+
+#[test]
+fn until_an_image_is_complete_there_is_none() {
+    let (folder, path) = folder();
+    let stream = Script::striped(400).stream();
+    capture(Watched { stream: &stream, folder: folder.path() }, &path, b"", quiet).expect("it can be captured");
+    assert_eq!(names(folder.path()), ["image"]);
+    // The header comes last: without it the file is nothing, whatever its name.
+    let mut bytes = std::fs::read(&path).expect("it is there");
+    bytes[..4096].fill(0);
+    std::fs::write(&path, bytes).expect("it can be written");
+    assert_eq!(Image::open(&path).expect_err("it has no header").kind(), ErrorKind::NotAnImage);
+}
+
+#[test]
+fn a_leftover_of_a_killed_process_gives_way() {
+    let (folder, path) = folder();
+    std::fs::write(folder.path().join("image.partial"), vec![7; 100_000]).expect("it can be written");
+    let script = Script::striped(10);
+    capture(&script.stream()[..], &path, b"", quiet).expect("it can be captured");
+    assert_eq!(memory_of(&path).expect("it can be read"), script.memory());
+    assert_eq!(names(folder.path()), ["image"]);
+}
+
+#[test]
+fn zeros_take_no_space() {
+    let (_folder, path) = folder();
+    let script = Script { blocks: vec![1 << 18], sent: vec![(0, 9, 1, false)], devices: Vec::new() };
+    let captured = capture(&script.stream()[..], &path, b"", quiet).expect("it can be captured");
+    assert_eq!((captured.ram_bytes, captured.stored_pages), (1 << 30, 1));
+    assert!(captured.allocated < 256 << 10, "{captured:?}");
+    assert_eq!(Image::open(&path).expect("an image").allocated().expect("it can be asked"), captured.allocated);
+}
+
+#[test]
+fn a_full_disk_is_told_from_other_failures_and_leaves_what_was_there() -> Result<()> {
+    let (folder, _) = folder();
+    let small = folder.path();
+    mount("tmpfs", small, "tmpfs", MountFlags::empty(), Some(c"size=1M"))?;
+    let path = small.join("image");
+    let result = (|| -> Result<()> {
+        let full = capture(&Script::striped(1000).stream()[..], &path, b"", quiet).expect_err("it is too much");
+        ensure!(full.kind() == ErrorKind::NoSpace && names(small).is_empty(), "{full}: {:?}", names(small));
+        let script = Script::striped(360);
+        capture(&script.stream()[..], &path, b"", quiet)?;
+        std::fs::write(small.join("more"), vec![1; 1 << 20]).expect_err("this fills what is left");
+        let full = compress(&path).expect_err("there is no room for a second image");
+        ensure!(full.kind() == ErrorKind::NoSpace, "{full}");
+        ensure!(memory_of(&path)? == script.memory() && !small.join("image.partial").exists());
+        Ok(())
+    })();
+    unmount(small, UnmountFlags::DETACH)?;
+    result
+}
+
+#[test]
+fn a_file_that_is_something_else_is_no_image() {
+    let (_folder, path) = folder();
+    for (bytes, kind) in [
+        (Vec::new(), ErrorKind::NotAnImage),
+        (vec![0; 10_000], ErrorKind::NotAnImage),
+        ([b"KFMEMORY\x02\0\0\0".to_vec(), vec![0; 9000]].concat(), ErrorKind::NewerFormat),
+        ([b"KFMEMORY\x01\0\0\0".to_vec(), vec![0; 9000]].concat(), ErrorKind::Corrupt),
+    ] {
+        std::fs::write(&path, bytes).expect("it can be written");
+        assert_eq!(Image::open(&path).expect_err("it is none").kind(), kind);
+    }
+}
