@@ -65,13 +65,12 @@ impl Agent {
             hypervisor: Arc::clone(&hypervisor),
             instants: Arc::clone(&instants),
             turns: Turns::open(data.join("vms"), life.clone())?,
+            known: Default::default(),
         };
         let volumes = Volumes::new(arrays.clone());
         let (events, _) = broadcast::channel(EVENTS);
         let agent = Arc::new(Agent { name, volumes, machines, instants, arrays, hypervisor, exports, events, life });
-        for vm in agent.hypervisor.adopt()? {
-            tracing::info!(%vm, "adopted a machine");
-        }
+        agent.machines.adopt()?;
         agent.watch();
         Ok(agent)
     }

@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod array;
+pub mod config;
 mod durable;
 pub mod exports;
 mod fault;
@@ -16,6 +17,7 @@ pub mod instant;
 pub mod life;
 pub mod machines;
 pub mod paths;
+pub mod run;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod turns;

@@ -1,5 +1,6 @@
 //! What can be done to machines: each act takes the machine's turn, checks the generation, and asks the hypervisor.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,8 @@ use keyframe_agent_api::{
     ConfigureDisk, DiskId, FaultKind, FixIdentity, FixedIdentity, InstantReport, Power, RemoveMachine, SetLink,
     SnapshotId, StartFrom, StartVm, StopVm, TakeInstant, VmCall, VmId, VmStatus,
 };
+
+use parking_lot::Mutex;
 
 use crate::Result;
 use crate::array::Arrays;
@@ -26,6 +29,8 @@ pub struct Machines {
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
     pub(crate) instants: Arc<Instants>,
     pub(crate) turns: Turns,
+    /// Those that were found or started, and have not been seen off since.
+    pub(crate) known: Mutex<BTreeSet<VmId>>,
 }
 
 /// Something that a machine can be told without more.
@@ -47,10 +52,20 @@ impl Machines {
         Ok(status)
     }
 
-    /// All that run; one that ends meanwhile is left out.
+    /// Finds the machines that run since before this agent.
+    pub fn adopt(&self) -> Result<()> {
+        let found = self.hypervisor.adopt()?;
+        for vm in &found {
+            tracing::info!(%vm, "adopted a machine");
+        }
+        self.known.lock().extend(found);
+        Ok(())
+    }
+
+    /// All that run.
     pub fn list(&self) -> Result<Vec<VmStatus>> {
-        let running = self.hypervisor.adopt()?;
-        let all = running.into_iter().map(|vm| self.status(vm)).collect::<Result<Vec<_>>>()?;
+        let known: Vec<VmId> = self.known.lock().iter().copied().collect();
+        let all = known.into_iter().map(|vm| self.status(vm)).collect::<Result<Vec<_>>>()?;
         Ok(all.into_iter().filter(|status| status.power != Power::Off).collect())
     }
 
@@ -74,6 +89,7 @@ impl Machines {
             self.hypervisor.image(image)?;
         }
         turn.starting(wish.generation)?;
+        self.known.lock().insert(vm);
         let start = Start {
             machine: &wish.machine,
             blocks: &|volume| self.exports.address(volume),
@@ -144,6 +160,7 @@ impl Machines {
             return Err(fault(FaultKind::Conflict, format!("machine {vm} is not off; stop it first")));
         }
         self.hypervisor.remove(vm)?;
+        self.known.lock().remove(&vm);
         turn.forget()
     }
 

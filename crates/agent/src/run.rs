@@ -1,0 +1,174 @@
+//! A whole agent as a process has it: lock, log, arrays, machines, sockets, and an end in order on a signal.
+//!
+//! Machines outlive it: they are processes of their own, and their disks wait for the exports to come back.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use keyframe_agent_api::{Bytes, Fault, FaultKind};
+use rustix::fs::{FlockOperation, flock};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::Result;
+use crate::agent::{Agent, Parts};
+use crate::array::fake::{FakeArray, FakeOptions};
+use crate::array::{Array, Arrays, Engine, EngineOptions};
+use crate::config::{Config, Driver, Log};
+use crate::fault::{fault, of_io};
+use crate::http::{Serving, bind, router, serve};
+use crate::hypervisor::Hypervisor;
+use crate::hypervisor::qemu::{Qemu, QemuConfig};
+use crate::life::Life;
+use crate::paths::Paths;
+
+/// What an agent process is started with.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// The data directory.
+    pub data: PathBuf,
+    /// From its file and the environment.
+    pub config: Config,
+    /// A program and its first arguments which lead to the hypervisor driver's helpers.
+    pub helper: Vec<OsString>,
+}
+
+/// Sets up the log of this process, on standard error.
+pub fn start_log(log: &Log) -> Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&log.filter)
+        .map_err(|error| fault(FaultKind::Invalid, format!("log.filter {:?}: {error}", log.filter)))?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let set = if log.json { lines.json().try_init() } else { lines.try_init() };
+    set.map_err(|error| fault(FaultKind::Internal, format!("cannot start the log: {error}")))
+}
+
+/// Runs until SIGTERM or SIGINT. The caller has set up the log.
+pub fn run(options: &RunOptions) -> Result<()> {
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| of_io("start the runtime", &error))?;
+    runtime.block_on(async {
+        let stop = CancellationToken::new();
+        let signals = signals(stop.clone())?;
+        let result = run_until(options, stop, notify_ready).await;
+        signals.abort();
+        result
+    })
+}
+
+fn signals(stop: CancellationToken) -> Result<tokio::task::JoinHandle<()>> {
+    let failed = |error: std::io::Error| of_io("wait for signals", &error);
+    let mut term = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    Ok(tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping; machines run on");
+        stop.cancel();
+    }))
+}
+
+/// Tells whoever started this process that it serves.
+fn notify_ready() {
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!("cannot tell the service manager that the agent is ready: {error}");
+    }
+}
+
+/// Runs until `stop`; `ready` is called when everything is served.
+pub async fn run_until(options: &RunOptions, stop: CancellationToken, ready: impl FnOnce()) -> Result<()> {
+    let data = std::path::absolute(&options.data).map_err(|error| of_io("find the data directory", &error))?;
+    let paths = Paths::of(&data);
+    paths.make()?;
+    let _lock = lock(&paths.pid_file())?;
+    let (config, helper, places) = (options.config.clone(), options.helper.clone(), paths.clone());
+    let started = tokio::task::spawn_blocking(move || start(&places, &config, helper)).await;
+    let agent = started.unwrap_or_else(|_| Err(crate::agent::panicked()))?;
+    let served = serve_until(&agent, &paths, &options.config, stop, ready).await;
+    let stopped = tokio::task::spawn_blocking(move || agent.stop()).await;
+    std::fs::remove_file(paths.agent_socket()).unwrap_or(());
+    served.and(stopped.unwrap_or_else(|_| Err(crate::agent::panicked())))
+}
+
+async fn serve_until(
+    agent: &Arc<Agent>,
+    paths: &Paths,
+    config: &Config,
+    stop: CancellationToken,
+    ready: impl FnOnce(),
+) -> Result<()> {
+    let unix = bind(&paths.agent_socket())?;
+    let remote = config.agent.listen.zip(config.agent.tls.clone());
+    tracing::info!(socket = %paths.agent_socket().display(), "serving");
+    ready();
+    serve(Serving { router: router(Arc::clone(agent)), unix, remote }, stop).await
+}
+
+fn start(paths: &Paths, config: &Config, helper: Vec<OsString>) -> Result<Arc<Agent>> {
+    let life = Life::new();
+    let arrays = open_arrays(paths, config, &life)?;
+    let mut qemu = QemuConfig::new(paths.vms(), helper);
+    if let Some(program) = &config.agent.qemu {
+        qemu.program.clone_from(program);
+    }
+    qemu.short = paths.run.join("vms");
+    let hypervisor: Arc<dyn Hypervisor> = Arc::new(Qemu::new(qemu));
+    let name = config.name.clone().unwrap_or_else(host_name);
+    let (data, nbd_socket) = (paths.data.clone(), paths.nbd_socket());
+    Agent::start(Parts { name, data, nbd_socket, arrays, hypervisor, life })
+}
+
+fn open_arrays(paths: &Paths, config: &Config, life: &Life) -> Result<Arrays> {
+    let mut arrays = Vec::new();
+    for array in &config.arrays {
+        let name = &array.name;
+        let opened: Arc<dyn Array> = match &array.driver {
+            Driver::Engine { pool } => {
+                let pool = paths.data.join(pool);
+                let size = config.agent.pool_size.map_or_else(|| usual_size(&paths.data), Ok)?;
+                let options = EngineOptions { pool, create: Some(size), cache: config.agent.cache };
+                Arc::new(Engine::open(name, &options, life.clone())?)
+            }
+            Driver::Fake { dir } => {
+                Arc::new(FakeArray::open(name, &paths.data.join(dir), &FakeOptions::default(), life.clone())?)
+            }
+        };
+        let info = opened.info()?;
+        tracing::info!(array = %name, driver = %info.driver, used = info.used.0, capacity = info.capacity.0, "opened");
+        arrays.push((name.clone(), opened));
+    }
+    Ok(Arrays::new(arrays))
+}
+
+/// Four fifths of what the file system has free; the file is sparse and takes what is written.
+fn usual_size(data: &Path) -> Result<Bytes> {
+    let found = rustix::fs::statvfs(data);
+    let found = found.map_err(|error| of_io(format_args!("look at {}", data.display()), &error.into()))?;
+    let share = found.f_bavail * found.f_frsize / 5 * 4;
+    Ok(Bytes(share - share % Bytes::MIB))
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Held as long as the result lives.
+fn lock(path: &Path) -> Result<File> {
+    let failed = |error: std::io::Error| of_io(format_args!("write {}", path.display()), &error);
+    let options = File::options().create(true).truncate(false).write(true).mode(0o600).open(path);
+    let mut file = options.map_err(failed)?;
+    if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        let why =
+            format!("another agent uses this data directory ({} is locked: {error}); stop it first", path.display());
+        return Err(Fault::new(FaultKind::Conflict, why));
+    }
+    file.set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .map_err(failed)?;
+    Ok(file)
+}
