@@ -18,7 +18,8 @@ use keyframe_nbd::memory::{Memory, MemoryDevice, MemoryExport, MemoryQueue};
 use keyframe_nbd::{Backend, Config, Device, Export, Gated, OpenError, Queue};
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
-const LONG: Duration = Duration::from_secs(20);
+/// Longer than clients wait for an answer: a write that is forgotten fails its test before its hold ends by itself.
+const LONG: Duration = Duration::from_secs(90);
 
 /// Memory that counts the writes which are submitted to an export while its flag is up.
 #[derive(Clone)]
