@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 
+pub mod qemu;
+
 /// What a hypervisor is and can do on this host.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HypervisorInfo {

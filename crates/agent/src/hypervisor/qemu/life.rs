@@ -1,0 +1,257 @@
+//! Starting, stopping, pausing.
+//!
+//! A start that fails at any point ends the process and leaves nothing but the log. The record says `Starting` until all
+//! is in place, and what is wished before QEMU is told, so that a later agent can bring a half-done change to its end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use keyframe_agent_api::{FaultKind, Power, StopHow, Timestamp};
+use parking_lot::Mutex;
+use serde_json::json;
+
+use super::command::{self, Plan};
+use super::place::{Record, Wish};
+use super::process::{self, Process};
+use super::qga::Agent;
+use super::qmp::{Qmp, QmpError};
+use super::{ASKED, Live, Shared, Slot, hub, load, seed, status, tap, validate, watch};
+use crate::Result;
+use crate::hypervisor::Start;
+
+/// Until the monitor answers: QEMU connects to all disks first.
+const SPAWN: Duration = Duration::from_secs(60);
+/// The agent of a guest that is up answers at once.
+const ASK_AGENT: Duration = Duration::from_secs(3);
+/// Guests miss the power button while they boot.
+const PRESS_AGAIN: Duration = Duration::from_secs(5);
+/// After a capture QEMU needs some milliseconds before it can go on.
+const SETTLE: Duration = Duration::from_secs(10);
+
+pub(super) fn start(shared: &Arc<Shared>, slot: &Arc<Slot>, start: &Start<'_>) -> Result<()> {
+    let _turn = slot.turn();
+    if slot.running().is_some() {
+        return Err(slot.fault(FaultKind::Conflict, "start", "it is on already"));
+    }
+    slot.ended();
+    let host = shared.host()?;
+    validate::machine(start.machine, host)?;
+    if let Some(image) = start.memory {
+        load::check(host, image, start.machine)?;
+    }
+    let record = Record {
+        machine: start.machine.clone(),
+        blocks: start
+            .machine
+            .disks
+            .iter()
+            .map(|disk| (disk.id, (start.blocks)(&disk.volume)))
+            .collect::<BTreeMap<_, _>>(),
+        wish: Wish::Starting,
+        memory: start.memory.map(Into::into),
+        accelerator: host.accelerator().clone(),
+        since: Timestamp::now(),
+    };
+    let started = launch(shared, slot, record).and_then(|live| {
+        *slot.live.lock() = Some(Arc::clone(&live));
+        bring_up(shared, slot, &live, start).map(|()| live)
+    });
+    match started {
+        Ok(live) => {
+            *slot.known.lock() = if start.paused { ASKED } else { Power::Running };
+            watch::follow(shared, slot, &live);
+            Ok(())
+        }
+        Err(fault) => {
+            if let Some(live) = slot.live.lock().clone() {
+                live.process.kill();
+            }
+            slot.ended();
+            tap::remove_all(start.machine);
+            *slot.known.lock() = Power::Off;
+            Err(fault)
+        }
+    }
+}
+
+/// Starts the process and waits for its monitor.
+fn launch(shared: &Shared, slot: &Slot, record: Record) -> Result<Arc<Live>> {
+    let place = &slot.place;
+    place.create().map_err(slot.file("make its folder"))?;
+    place.sweep();
+    if let Some(data) = &record.machine.cloud_init {
+        seed::write(&place.seed(), &record.machine, data).map_err(slot.file("make its cloud-init volume"))?;
+    }
+    place.write_record(&record).map_err(slot.file("note its state"))?;
+    tap::create_all(&record.machine)?;
+    hub::ensure_all(shared, &record.machine)?;
+    let plan = Plan {
+        machine: &record.machine,
+        blocks: &record.blocks,
+        place,
+        accelerator: &record.accelerator,
+        uefi_code: shared.host()?.uefi_code(),
+        networks: &shared.networks(),
+        incoming: record.memory.is_some(),
+    };
+    let unit = format!("keyframe-vm-{}", slot.vm);
+    let mut qemu = process::in_scope(&unit, shared.config.program.as_os_str());
+    qemu.args(command::arguments(&plan));
+    let process = Process::spawn(qemu, &place.log()).map_err(slot.file("start QEMU"))?;
+    match greet(slot, &process) {
+        Ok(qmp) => Ok(Arc::new(Live { process, qmp, record: Mutex::new(record) })),
+        Err(fault) => {
+            process.kill();
+            Err(fault)
+        }
+    }
+}
+
+fn greet(slot: &Slot, process: &Process) -> Result<Arc<Qmp>> {
+    let until = Instant::now() + SPAWN;
+    loop {
+        match Qmp::connect(&slot.place.qmp(), until) {
+            Ok(qmp) => return Ok(qmp),
+            Err(_) if process.has_ended() => {
+                return Err(slot.fault(FaultKind::Internal, "QEMU ended", process::last_words(&slot.place.log())));
+            }
+            // There is no event for the appearing of a socket; the process's end is one.
+            Err(QmpError::Connect { .. }) if Instant::now() < until => drop(process.wait(Duration::from_millis(3))),
+            Err(e) => return Err(slot.monitor("start")(e)),
+        }
+    }
+}
+
+/// Memory, cables, and go.
+fn bring_up(shared: &Shared, slot: &Slot, live: &Live, start: &Start<'_>) -> Result<()> {
+    let set = slot.monitor("set its monitor up");
+    live.qmp
+        .execute("migrate-set-capabilities", json!({ "capabilities": [{ "capability": "events", "state": true }] }))
+        .map_err(set)?;
+    if let Some(image) = start.memory {
+        load::load(shared, slot, live, image, start)?;
+    }
+    for nic in &start.machine.nics {
+        let up = nic.link_up && !start.new_identity;
+        let arguments = json!({ "name": command::nic_id(nic.slot), "up": up });
+        live.qmp.execute("set_link", arguments).map_err(slot.monitor("set a cable"))?;
+    }
+    let wish = if start.paused { Wish::Paused } else { Wish::Running };
+    slot.note(live, |record| record.wish = wish)?;
+    if start.paused { Ok(()) } else { go_on(slot, live) }
+}
+
+/// Lets the processors run; QEMU may need a moment after a capture.
+pub(super) fn go_on(slot: &Slot, live: &Live) -> Result<()> {
+    let until = Instant::now() + SETTLE;
+    loop {
+        match live.qmp.execute("cont", json!({})) {
+            Err(e) if e.is_refusal() && e.to_string().contains("finalized") && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            done => return done.map(drop).map_err(slot.monitor("go on")),
+        }
+    }
+}
+
+pub(super) fn pause(slot: &Slot) -> Result<()> {
+    let _turn = slot.turn();
+    let live = slot.live()?;
+    slot.note(&live, |record| record.wish = Wish::Paused)?;
+    live.qmp.execute("stop", json!({})).map_err(slot.monitor("pause"))?;
+    *slot.known.lock() = status::power(slot, &live)?;
+    Ok(())
+}
+
+pub(super) fn resume(slot: &Slot) -> Result<()> {
+    let _turn = slot.turn();
+    let live = slot.live()?;
+    slot.note(&live, |record| record.wish = Wish::Running)?;
+    // What has given up goes on with a reset only.
+    let state = live.qmp.execute("query-status", json!({})).map_err(slot.monitor("resume"))?;
+    if matches!(state["status"].as_str(), Some("internal-error" | "shutdown")) {
+        return Err(slot.fault(FaultKind::Conflict, "resume", "it has crashed; reset or stop it"));
+    }
+    go_on(slot, &live)?;
+    *slot.known.lock() = status::power(slot, &live)?;
+    Ok(())
+}
+
+pub(super) fn reset(slot: &Slot) -> Result<()> {
+    let _turn = slot.turn();
+    let live = slot.live()?;
+    live.qmp.execute("system_reset", json!({})).map(drop).map_err(slot.monitor("reset"))
+}
+
+pub(super) fn stop(slot: &Slot, how: StopHow) -> Result<()> {
+    let _turn = slot.turn();
+    let Some(live) = slot.running() else {
+        slot.ended();
+        *slot.known.lock() = Power::Off;
+        return Ok(());
+    };
+    match how {
+        StopHow::Hard => {}
+        StopHow::Graceful { deadline, then_hard } => {
+            let gone = ask_to_stop(slot, &live, Instant::now() + Duration::from(deadline));
+            if !gone && !then_hard {
+                let why = "the guest did not power off in time; stop it hard, or give it longer";
+                return Err(slot.fault(FaultKind::Deadline, "stop", why));
+            }
+        }
+    }
+    // The plug: to the guest a power failure, whether QEMU listens or not.
+    if !live.process.kill() {
+        return Err(slot.fault(FaultKind::Internal, "stop", "its process does not end"));
+    }
+    slot.ended();
+    *slot.known.lock() = Power::Off;
+    Ok(())
+}
+
+/// Asks the guest through its agent and presses the power button; says whether it is gone.
+fn ask_to_stop(slot: &Slot, live: &Live, until: Instant) -> bool {
+    // A guest that stands still hears nothing.
+    if matches!(status::power(slot, live), Ok(Power::Paused { .. })) && go_on(slot, live).is_err() {
+        return false;
+    }
+    let asked = Agent::connect(&slot.place.agent(), until.min(Instant::now() + ASK_AGENT)).and_then(|mut agent| {
+        // One that is frozen refuses everything else.
+        let frozen = agent.is_frozen(until)?;
+        if frozen {
+            agent.count("guest-fsfreeze-thaw", until)?;
+        }
+        agent.send("guest-shutdown", &json!({ "mode": "powerdown" }), until)
+    });
+    if let Err(e) = asked {
+        tracing::debug!(vm = %slot.vm, "ask the guest agent to power off: {e}");
+    }
+    loop {
+        if live.process.has_ended() {
+            return true;
+        }
+        // An agent may have lied; the button does no harm to a guest that is on its way.
+        if let Err(e) = live.qmp.execute("system_powerdown", json!({})) {
+            tracing::debug!(vm = %slot.vm, "press the power button: {e}");
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if live.process.wait(left.min(PRESS_AGAIN)) {
+            return true;
+        }
+        if left.is_zero() {
+            return false;
+        }
+    }
+}
+
+pub(super) fn remove(shared: &Shared, slot: &Slot) -> Result<()> {
+    let _turn = slot.turn();
+    if slot.running().is_some() {
+        return Err(slot.fault(FaultKind::Conflict, "remove", "it is on; stop it first"));
+    }
+    slot.ended();
+    slot.place.remove().map_err(slot.file("remove its folder"))?;
+    shared.slots.lock().remove(&slot.vm);
+    Ok(())
+}

@@ -1,0 +1,273 @@
+//! A machine goes on from a memory image.
+//!
+//! The guest runs as soon as its devices are loaded; its memory comes when it is touched, from a page server that is a
+//! process of its own, so that neither the end of the agent nor the size of the memory stops the guest. Until all is in,
+//! no new image can be taken. A page server that dies is replaced; the guest waits on the first missing page meanwhile.
+
+use std::error::Error as _;
+use std::fs;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use keyframe_agent_api::{Accelerator, Bytes, Fault, FaultKind, Machine, MemoryInfo};
+use keyframe_memory::{ErrorKind, Image};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::host::Host;
+use super::place::{Place, remove_file};
+use super::process::{self, Process};
+use super::{Live, Shared, Slot, command, helper};
+use crate::Result;
+use crate::hypervisor::{Cancel, Start};
+
+/// Devices are loaded in a tenth of a second, on a busy host in seconds.
+const LOAD: Duration = Duration::from_secs(60);
+/// How often QEMU is asked, for it does not say when devices are loaded.
+const ASK: Duration = Duration::from_millis(2);
+/// The longest that a capture waits for memory that is still coming.
+const ALL_IN: Duration = Duration::from_secs(600);
+
+/// What became of storing a memory.
+pub(super) type Stored = std::result::Result<(), keyframe_memory::Error>;
+
+/// What is kept with an image, to tell later where it can be resumed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Description {
+    hypervisor: String,
+    machine_type: String,
+    accelerated: bool,
+    memory: Bytes,
+    cpus: u32,
+}
+
+impl Description {
+    pub(super) fn of(host: &Host, live: &Live) -> Description {
+        let record = live.record.lock();
+        Description {
+            hypervisor: host.version(),
+            machine_type: record.machine.machine_type.clone(),
+            accelerated: record.accelerator == Accelerator::Kvm,
+            memory: record.machine.memory,
+            cpus: record.machine.cpus,
+        }
+    }
+
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        json!(self).to_string().into_bytes()
+    }
+}
+
+/// The kind of fault that an image's error is.
+pub(super) fn kind(e: &keyframe_memory::Error) -> FaultKind {
+    match e.kind() {
+        ErrorKind::NoSpace => FaultKind::NoSpace,
+        ErrorKind::Corrupt | ErrorKind::NotAnImage => FaultKind::Corrupt,
+        ErrorKind::NewerFormat | ErrorKind::Unsupported => FaultKind::Unsupported,
+        ErrorKind::Io | ErrorKind::BadStream | ErrorKind::PeerGone | ErrorKind::Refused => FaultKind::Internal,
+    }
+}
+
+/// An error with its causes.
+pub(super) fn chain(e: &keyframe_memory::Error) -> String {
+    match e.source() {
+        Some(source) => format!("{e}: {source}"),
+        None => e.to_string(),
+    }
+}
+
+fn open(image: &Path) -> Result<(Image, Description)> {
+    let about =
+        |kind, why: &dyn std::fmt::Display| Fault::new(kind, format!("memory image {}: {why}", image.display()));
+    if !image.exists() {
+        return Err(about(FaultKind::NotFound, &"it is not there"));
+    }
+    let opened = Image::open(image).map_err(|e| about(kind(&e), &chain(&e)))?;
+    let description = serde_json::from_slice(opened.metadata())
+        .map_err(|e| about(FaultKind::Unsupported, &format_args!("it does not say what it is an image of: {e}")))?;
+    Ok((opened, description))
+}
+
+/// What is in an image, if it can be resumed on this host.
+pub(super) fn describe(host: &Host, image: &Path) -> Result<MemoryInfo> {
+    let (opened, description) = open(image)?;
+    resumable(host, image, &description)?;
+    let stored = opened.allocated().map_err(|e| Fault::new(kind(&e), chain(&e)))?;
+    Ok(MemoryInfo {
+        memory: description.memory,
+        stored: Bytes(stored),
+        hypervisor: description.hypervisor,
+        compressed: opened.is_compressed(),
+    })
+}
+
+pub(super) fn compress(host: &Host, image: &Path) -> Result<MemoryInfo> {
+    open(image)?;
+    keyframe_memory::compress(image).map_err(|e| Fault::new(kind(&e), chain(&e)))?;
+    describe(host, image)
+}
+
+/// Newer versions of QEMU read what older ones wrote, but not the other way about.
+fn resumable(host: &Host, image: &Path, description: &Description) -> Result<()> {
+    let refuse = |why: String| {
+        Err(Fault::new(
+            FaultKind::Unsupported,
+            format!("memory image {}: {why}; its disks can be used", image.display()),
+        ))
+    };
+    if description.accelerated != (*host.accelerator() == Accelerator::Kvm) {
+        let how = |accelerated| if accelerated { "run by KVM" } else { "emulated" };
+        let here = how(!description.accelerated);
+        return refuse(format!("the guest was {}, here guests are {here}", how(description.accelerated)));
+    }
+    if version(&description.hypervisor) > version(&host.version()) {
+        return refuse(format!("it is of {}, here is {}", description.hypervisor, host.version()));
+    }
+    if !host.knows(&description.machine_type) {
+        return refuse(format!("{} knows no machine type {}", host.version(), description.machine_type));
+    }
+    Ok(())
+}
+
+/// The numbers in a version, to be compared.
+fn version(text: &str) -> Vec<u64> {
+    text.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
+}
+
+/// Whether `image` can be resumed here, by that machine.
+pub(super) fn check(host: &Host, image: &Path, machine: &Machine) -> Result<()> {
+    let (_, description) = open(image)?;
+    resumable(host, image, &description)?;
+    let same = description.machine_type == machine.machine_type
+        && description.memory == machine.memory
+        && description.cpus == machine.cpus;
+    if same {
+        return Ok(());
+    }
+    let is =
+        format!("{}, {} processors, {} MiB", description.machine_type, description.cpus, description.memory.0 >> 20);
+    Err(Fault::new(
+        FaultKind::Invalid,
+        format!("memory image {} is of another machine than {} ({is})", image.display(), machine.name),
+    ))
+}
+
+/// Loads the devices; the memory comes later. The guest stands still afterwards.
+pub(super) fn load(shared: &Shared, slot: &Slot, live: &Live, image: &Path, start: &Start<'_>) -> Result<()> {
+    let run = |command: &str, arguments: Value| live.qmp.execute(command, arguments);
+    let trouble = slot.monitor("load its memory");
+    if start.new_identity {
+        // QEMU itself would tell the network the address that is in the image.
+        run("migrate-set-parameters", json!({ "announce-rounds": 0 })).map_err(&trouble)?;
+        for nic in &start.machine.nics {
+            run("set_link", json!({ "name": command::nic_id(nic.slot), "up": false })).map_err(&trouble)?;
+        }
+    }
+    remove_file(&slot.place.memory());
+    let lazy = json!({ "capabilities": [{ "capability": "postcopy-ram", "state": true }] });
+    let uri = json!({ "uri": format!("unix:{}", slot.place.memory().display()) });
+    match run("migrate-set-capabilities", lazy) {
+        Ok(_) => {
+            run("migrate-incoming", uri).map_err(&trouble)?;
+            let server = serve(shared, &slot.place, image, "run").map_err(slot.file("start its page server"))?;
+            wait_until_loaded(slot, live, Some(&server))
+        }
+        Err(e) if e.is_refusal() => {
+            tracing::warn!(vm = %slot.vm, "memory cannot come later on this host, so the guest waits for all of it: {e}");
+            run("migrate-incoming", uri).map_err(&trouble)?;
+            replay(slot, image)?;
+            wait_until_loaded(slot, live, None)?;
+            slot.note(live, |record| record.memory = None)
+        }
+        Err(e) => Err(trouble(e)),
+    }
+}
+
+fn serve(shared: &Shared, place: &Place, image: &Path, how: &str) -> std::io::Result<Process> {
+    let paths = [image.as_os_str().into(), place.memory().into(), place.pending().into()];
+    helper::spawn(&shared.config, "memory-server", paths.into_iter().chain([how.into()]), &place.log())
+}
+
+fn replay(slot: &Slot, image: &Path) -> Result<()> {
+    let (image, _) = open(image)?;
+    let act = "load its memory";
+    let stream = UnixStream::connect(slot.place.memory()).map_err(slot.file(act))?;
+    keyframe_memory::replay(&image, &stream).map_err(|e| slot.fault(kind(&e), act, chain(&e)))?;
+    stream.shutdown(Shutdown::Write).map_err(slot.file(act))
+}
+
+fn wait_until_loaded(slot: &Slot, live: &Live, server: Option<&Process>) -> Result<()> {
+    let until = Instant::now() + LOAD;
+    let failed = |why: String| Err(slot.fault(FaultKind::Internal, "load its memory", why));
+    loop {
+        // Before the question, so that the last answer is newer than its end.
+        let server_ended = server.is_some_and(Process::has_ended);
+        let state = match live.qmp.execute("query-status", json!({})) {
+            Ok(state) => state,
+            Err(_) if live.process.wait(Duration::from_secs(1)) => {
+                return failed(process::last_words(&slot.place.log()));
+            }
+            Err(e) => return Err(slot.monitor("load its memory")(e)),
+        };
+        if state["status"] != "inmigrate" {
+            return Ok(());
+        }
+        if server_ended {
+            return failed(format!("its page server ended: {}", process::last_words(&slot.place.log())));
+        }
+        if Instant::now() > until {
+            return failed(format!("it takes longer than {LOAD:?}"));
+        }
+        std::thread::sleep(ASK);
+    }
+}
+
+/// Memory that is still in the image.
+pub(super) fn pending(place: &Place) -> Bytes {
+    let text = fs::read_to_string(place.pending()).unwrap_or_default();
+    let mut numbers = text.split_whitespace().map_while(|word| word.parse::<u64>().ok());
+    let (done, total) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    Bytes(total.saturating_sub(done).saturating_mul(keyframe_memory::PAGE as u64))
+}
+
+/// Waits until all memory is in, if the machine was resumed; then it is like any other.
+pub(super) fn wait_until_in(slot: &Slot, live: &Live, cancel: &dyn Cancel) -> Result<()> {
+    let until = Instant::now() + ALL_IN;
+    let act = "wait for the rest of its memory";
+    while live.record.lock().memory.is_some() {
+        if all_in(slot, live)? {
+            break;
+        }
+        if cancel.cancelled() || Instant::now() > until {
+            return Err(slot.fault(FaultKind::Deadline, act, "given up"));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+/// Whether all memory is in; notes it if so.
+pub(super) fn all_in(slot: &Slot, live: &Live) -> Result<bool> {
+    let trouble = slot.monitor("ask for its memory");
+    let progress = live.qmp.execute("query-migrate", json!({})).map_err(&trouble)?;
+    if progress["status"] != "completed" {
+        return Ok(false);
+    }
+    let ordinary = json!({ "capabilities": [{ "capability": "postcopy-ram", "state": false }] });
+    live.qmp.execute("migrate-set-capabilities", ordinary).map_err(&trouble)?;
+    slot.note(live, |record| record.memory = None)?;
+    remove_file(&slot.place.pending());
+    Ok(true)
+}
+
+/// Replaces a page server that has gone.
+pub(super) fn recover(shared: &Shared, slot: &Slot, live: &Live) -> Result<()> {
+    let Some(image) = live.record.lock().memory.clone() else { return Ok(()) };
+    remove_file(&slot.place.memory());
+    let uri = json!({ "uri": format!("unix:{}", slot.place.memory().display()) });
+    // QEMU's main loop may itself wait for a page.
+    live.qmp.execute_oob("migrate-recover", uri).map_err(slot.monitor("go on loading its memory"))?;
+    serve(shared, &slot.place, &image, "recover").map(drop).map_err(slot.file("start its page server"))
+}

@@ -1,0 +1,329 @@
+//! Machines as QEMU processes.
+//!
+//! ```text
+//!  mod       registry of machines, one call at a time for each      host      what QEMU and this host can do
+//!  life      start, stop, pause, resume, reset                      adopt     processes of an earlier agent
+//!  capture   memory and disks of one instant, into an image         load      and back
+//!  hotplug   disks and cables of a running guest                    guest     what its agent does for us
+//!  command   a machine as a command line (pure)                     place     its files, and the record of what is wished
+//!  qmp, qga, wire   the two protocols                               helper    processes that outlive the agent
+//! ```
+//!
+//! A machine's process is in a session of its own. All that an agent needs to take it over lies beside it or is asked of
+//! it, so that an agent can be killed at any moment.
+
+mod adopt;
+mod bell;
+mod capture;
+mod command;
+mod guest;
+pub mod helper;
+mod host;
+mod hotplug;
+mod hub;
+mod kvm;
+mod life;
+mod load;
+mod net;
+mod place;
+mod process;
+mod qga;
+mod qmp;
+mod seed;
+mod status;
+mod tap;
+mod validate;
+mod watch;
+mod wire;
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use keyframe_agent_api::{
+    DiskId, DiskSlot, Fault, FaultKind, FixedIdentity, GuestIdentity, MemoryInfo, NicId, PauseReason, Power, StopHow,
+    VmId, VmStatus,
+};
+use parking_lot::{Mutex, MutexGuard};
+
+use super::{BlockAddress, Cancel, Captured, Cut, Hypervisor, HypervisorInfo, Start};
+use crate::Result;
+use guest::Freezer;
+use host::Host;
+use place::{Place, Record};
+use process::Process;
+use qmp::{Qmp, QmpError};
+
+/// Where things are.
+#[derive(Clone, Debug)]
+pub struct QemuConfig {
+    /// QEMU itself.
+    pub program: PathBuf,
+    /// A folder with one folder for each machine.
+    pub machines: PathBuf,
+    /// A folder with a short path, for sockets, where those of `machines` would be longer than a socket's path may be.
+    pub short: PathBuf,
+    /// A program and its first arguments which lead to [`helper::run`].
+    pub helper: Vec<OsString>,
+    /// Run guests by this rather than by what works best.
+    pub accelerator: Option<keyframe_agent_api::Accelerator>,
+}
+
+impl QemuConfig {
+    /// The usual QEMU; sockets that need it go below the folder for temporary files.
+    pub fn new(machines: impl Into<PathBuf>, helper: Vec<OsString>) -> QemuConfig {
+        QemuConfig {
+            program: "qemu-system-x86_64".into(),
+            machines: machines.into(),
+            short: std::env::temp_dir().join("keyframe"),
+            helper,
+            accelerator: None,
+        }
+    }
+}
+
+/// The driver. Dropping it leaves the machines running; another one may then [`adopt`](Hypervisor::adopt) them.
+pub struct Qemu {
+    shared: Arc<Shared>,
+}
+
+type Changed = dyn Fn(VmId, Power) + Send + Sync;
+
+struct Shared {
+    config: QemuConfig,
+    host: OnceLock<Host>,
+    slots: Mutex<HashMap<VmId, Arc<Slot>>>,
+    changed: Mutex<Option<Arc<Changed>>>,
+}
+
+/// One machine that has been heard of.
+struct Slot {
+    vm: VmId,
+    place: Place,
+    /// Held by the one call that changes something.
+    turn: Mutex<()>,
+    live: Mutex<Option<Arc<Live>>>,
+    /// What was last said about it, or asked of it.
+    known: Mutex<Power>,
+    /// What it does while a capture makes QEMU say other things.
+    covered: Mutex<Option<Power>>,
+    freezer: Mutex<Option<Freezer>>,
+}
+
+/// A process that ran when it was last looked at.
+struct Live {
+    process: Process,
+    qmp: Arc<Qmp>,
+    record: Mutex<Record>,
+}
+
+impl Qemu {
+    /// A driver for the machines in `config.machines`, of which it knows none before [`adopt`](Hypervisor::adopt).
+    pub fn new(config: QemuConfig) -> Qemu {
+        let shared = Shared { config, host: OnceLock::new(), slots: Mutex::default(), changed: Mutex::default() };
+        Qemu { shared: Arc::new(shared) }
+    }
+
+    fn slot(&self, vm: VmId) -> Arc<Slot> {
+        self.shared.slot(vm)
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        // QEMU talks to one monitor at a time.
+        for slot in self.shared.slots.lock().values() {
+            if let Some(live) = &*slot.live.lock() {
+                live.qmp.close();
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn slot(&self, vm: VmId) -> Arc<Slot> {
+        let make = || {
+            Arc::new(Slot {
+                vm,
+                place: Place::new(&self.config.machines, &self.config.short, vm),
+                turn: Mutex::default(),
+                live: Mutex::default(),
+                known: Mutex::new(Power::Off),
+                covered: Mutex::default(),
+                freezer: Mutex::default(),
+            })
+        };
+        Arc::clone(self.slots.lock().entry(vm).or_insert_with(make))
+    }
+
+    /// What QEMU and this host can do; asked once.
+    fn host(&self) -> Result<&Host> {
+        if let Some(host) = self.host.get() {
+            return Ok(host);
+        }
+        let host = Host::ask(&self.config)?;
+        Ok(self.host.get_or_init(|| host))
+    }
+
+    fn networks(&self) -> PathBuf {
+        self.config.short.join("networks")
+    }
+}
+
+impl Slot {
+    /// Waits for its turn to change something.
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock()
+    }
+
+    /// The machine's process, or that there is none.
+    fn live(&self) -> Result<Arc<Live>> {
+        self.running().ok_or_else(|| Fault::new(FaultKind::Conflict, format!("machine {} is off", self.vm)))
+    }
+
+    fn running(&self) -> Option<Arc<Live>> {
+        self.live.lock().clone().filter(|live| !live.process.has_ended())
+    }
+
+    /// A fault about this machine.
+    fn fault(&self, kind: FaultKind, act: &str, why: impl std::fmt::Display) -> Fault {
+        Fault::new(kind, format!("machine {}: {act}: {why}", self.vm))
+    }
+
+    fn monitor(&self, act: &str) -> impl Fn(QmpError) -> Fault {
+        move |e| {
+            let kind = match e {
+                QmpError::Refused { .. } => FaultKind::Internal,
+                QmpError::Closed { .. } => FaultKind::Conflict,
+                QmpError::Silent { .. } => FaultKind::Deadline,
+                QmpError::Connect { .. } | QmpError::NoGreeting { .. } => FaultKind::Unreachable,
+            };
+            self.fault(kind, act, e)
+        }
+    }
+
+    fn file(&self, act: &str) -> impl Fn(std::io::Error) -> Fault {
+        move |e| {
+            let full = e.kind() == std::io::ErrorKind::StorageFull || e.kind() == std::io::ErrorKind::QuotaExceeded;
+            self.fault(if full { FaultKind::NoSpace } else { FaultKind::Internal }, act, e)
+        }
+    }
+
+    /// Changes the record of a running machine, in memory and beside the process.
+    fn note(&self, live: &Live, change: impl FnOnce(&mut Record)) -> Result<()> {
+        let mut record = live.record.lock();
+        let mut changed = record.clone();
+        change(&mut changed);
+        if changed != *record {
+            self.place.write_record(&changed).map_err(self.file("note its state"))?;
+            *record = changed;
+        }
+        Ok(())
+    }
+
+    /// Forgets the process, which has ended.
+    fn ended(&self) {
+        let live = self.live.lock().take();
+        if let Some(live) = live {
+            live.qmp.close();
+            tap::remove_all(&live.record.lock().machine);
+            self.place.sweep();
+        }
+        *self.freezer.lock() = None;
+    }
+}
+
+impl Hypervisor for Qemu {
+    fn info(&self) -> Result<HypervisorInfo> {
+        Ok(self.shared.host()?.info())
+    }
+
+    fn adopt(&self) -> Result<Vec<VmId>> {
+        adopt::adopt(&self.shared)
+    }
+
+    fn start(&self, vm: VmId, start: &Start<'_>) -> Result<()> {
+        life::start(&self.shared, &self.slot(vm), start)
+    }
+
+    fn status(&self, vm: VmId) -> Result<VmStatus> {
+        status::status(&self.shared, &self.slot(vm))
+    }
+
+    fn stop(&self, vm: VmId, how: StopHow) -> Result<()> {
+        life::stop(&self.slot(vm), how)
+    }
+
+    fn pause(&self, vm: VmId) -> Result<()> {
+        life::pause(&self.slot(vm))
+    }
+
+    fn resume(&self, vm: VmId) -> Result<()> {
+        life::resume(&self.slot(vm))
+    }
+
+    fn reset(&self, vm: VmId) -> Result<()> {
+        life::reset(&self.slot(vm))
+    }
+
+    fn add_disk(&self, vm: VmId, disk: &DiskSlot, blocks: &BlockAddress) -> Result<()> {
+        hotplug::add_disk(&self.slot(vm), disk, blocks)
+    }
+
+    fn remove_disk(&self, vm: VmId, disk: DiskId, deadline: Duration) -> Result<()> {
+        hotplug::remove_disk(&self.slot(vm), disk, deadline)
+    }
+
+    fn disk_resized(&self, vm: VmId, disk: DiskId) -> Result<()> {
+        hotplug::disk_resized(&self.slot(vm), disk)
+    }
+
+    fn set_link(&self, vm: VmId, nic: NicId, up: bool) -> Result<()> {
+        hotplug::set_link(&self.slot(vm), nic, up)
+    }
+
+    fn fix_identity(&self, vm: VmId, identity: &GuestIdentity, deadline: Duration) -> Result<FixedIdentity> {
+        guest::fix_identity(&self.slot(vm), identity, deadline)
+    }
+
+    fn freeze(&self, vm: VmId, deadline: Duration, hold: Duration) -> Result<u32> {
+        guest::freeze(&self.shared, &self.slot(vm), deadline, hold)
+    }
+
+    fn thaw(&self, vm: VmId) -> Result<()> {
+        guest::thaw(&self.slot(vm))
+    }
+
+    fn capture(&self, vm: VmId, to: &Path, cut: &mut dyn Cut, cancel: &dyn Cancel) -> Result<Captured> {
+        capture::capture(&self.shared, &self.slot(vm), to, cut, cancel)
+    }
+
+    fn image(&self, image: &Path) -> Result<MemoryInfo> {
+        load::describe(self.shared.host()?, image)
+    }
+
+    fn compress(&self, image: &Path) -> Result<MemoryInfo> {
+        load::compress(self.shared.host()?, image)
+    }
+
+    fn console(&self, vm: VmId) -> Result<PathBuf> {
+        let slot = self.slot(vm);
+        slot.live().map(|_| slot.place.console())
+    }
+
+    fn remove(&self, vm: VmId) -> Result<()> {
+        life::remove(&self.shared, &self.slot(vm))
+    }
+
+    fn watch(&self, changed: Box<dyn Fn(VmId, Power) + Send + Sync>) {
+        *self.shared.changed.lock() = Some(changed.into());
+    }
+}
+
+/// What somebody asked for.
+const ASKED: Power = Power::Paused { reason: PauseReason::Asked };
+
+/// For threads that must not keep a driver alive.
+type Driver = Weak<Shared>;

@@ -1,0 +1,141 @@
+//! Where a machine's files are, and the record beside its process from which a later agent knows it.
+//!
+//! The record holds what was *wished*: an agent that dies in the middle of stopping a guest for a moment leaves a process
+//! that stands still and a record that says it should run, and the next agent makes one agree with the other.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use keyframe_agent_api::{Accelerator, DiskId, Machine, Timestamp, VmId};
+use serde::{Deserialize, Serialize};
+
+use crate::hypervisor::BlockAddress;
+
+/// Files and sockets of one machine.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) dir: PathBuf,
+    sockets: PathBuf,
+}
+
+/// A Unix socket's path has room for 107 bytes; the longest name here takes this many.
+const LONGEST_DIR: usize = 107 - "/memory.sock".len();
+
+impl Place {
+    /// Sockets go below `short` where the path would not fit otherwise.
+    pub(super) fn new(machines: &Path, short: &Path, vm: VmId) -> Place {
+        let dir = machines.join(vm.to_string());
+        let fits = dir.as_os_str().len() <= LONGEST_DIR;
+        let sockets = if fits { dir.clone() } else { short.join(vm.uuid().simple().to_string()) };
+        Place { dir, sockets }
+    }
+
+    pub(super) fn create(&self) -> io::Result<()> {
+        fs::create_dir_all(&self.dir)?;
+        fs::create_dir_all(&self.sockets)
+    }
+
+    /// Removes everything, whatever is there.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        for dir in [&self.sockets, &self.dir] {
+            match fs::remove_dir_all(dir) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what a process that is gone has left.
+    pub(super) fn sweep(&self) {
+        for path in [self.qmp(), self.agent(), self.console(), self.vnc(), self.memory(), self.pid(), self.pending()] {
+            remove_file(&path);
+        }
+    }
+
+    pub(super) fn qmp(&self) -> PathBuf {
+        self.sockets.join("qmp.sock")
+    }
+    pub(super) fn agent(&self) -> PathBuf {
+        self.sockets.join("qga.sock")
+    }
+    pub(super) fn console(&self) -> PathBuf {
+        self.sockets.join("console.sock")
+    }
+    pub(super) fn vnc(&self) -> PathBuf {
+        self.sockets.join("vnc.sock")
+    }
+    /// Memory goes through here, out or in.
+    pub(super) fn memory(&self) -> PathBuf {
+        self.sockets.join("memory.sock")
+    }
+    pub(super) fn pid(&self) -> PathBuf {
+        self.dir.join("pid")
+    }
+    pub(super) fn log(&self) -> PathBuf {
+        self.dir.join("qemu.log")
+    }
+    pub(super) fn console_log(&self) -> PathBuf {
+        self.dir.join("console.log")
+    }
+    pub(super) fn seed(&self) -> PathBuf {
+        self.dir.join("seed.img")
+    }
+    /// What the page server says about itself.
+    pub(super) fn pending(&self) -> PathBuf {
+        self.dir.join("memory.pending")
+    }
+    /// There while file systems may be frozen.
+    pub(super) fn frozen(&self) -> PathBuf {
+        self.dir.join("frozen")
+    }
+    fn record(&self) -> PathBuf {
+        self.dir.join("machine.json")
+    }
+
+    pub(super) fn read_record(&self) -> io::Result<Record> {
+        let text = fs::read(self.record())?;
+        serde_json::from_slice(&text).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+    }
+
+    /// Replaces the record. It need not survive the host, for the process does not either.
+    pub(super) fn write_record(&self, record: &Record) -> io::Result<()> {
+        let draft = self.dir.join("machine.json.new");
+        fs::write(&draft, serde_json::to_vec_pretty(record)?)?;
+        fs::rename(draft, self.record())
+    }
+}
+
+/// Removes a file that may not be there.
+pub(super) fn remove_file(path: &Path) {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => tracing::warn!("remove {}: {e}", path.display()),
+        _ => {}
+    }
+}
+
+/// What a machine is and should be doing.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) machine: Machine,
+    pub(super) blocks: BTreeMap<DiskId, BlockAddress>,
+    pub(super) wish: Wish,
+    /// The image it was resumed from, as long as some of its memory may still be there.
+    pub(super) memory: Option<PathBuf>,
+    pub(super) accelerator: Accelerator,
+    pub(super) since: Timestamp,
+}
+
+/// What is wanted of a process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Wish {
+    /// It is being started; half a machine is worth nothing.
+    Starting,
+    /// The guest runs.
+    Running,
+    /// The guest stands still.
+    Paused,
+}

@@ -1,0 +1,142 @@
+//! Processes that outlive the agent: started in a session of their own, found again by their command line, watched and
+//! killed through a descriptor that cannot mean another process.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// A process that may have ended already.
+#[derive(Debug)]
+pub(super) struct Process {
+    pid: u32,
+    handle: OwnedFd,
+}
+
+/// Detaches a command from this process: nothing that ends the agent's session ends it.
+pub(super) fn detach(command: &mut Command) {
+    // SAFETY: the closure runs between fork and exec and makes one system call; it neither allocates nor locks.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::setsid()?;
+            Ok(())
+        })
+    };
+}
+
+impl Process {
+    /// Starts a command detached; what it says goes to the end of `log`. It is reaped when it ends before the agent.
+    pub(super) fn spawn(mut command: Command, log: &Path) -> io::Result<Process> {
+        let out = File::options().create(true).append(true).open(log)?;
+        command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        detach(&mut command);
+        let mut child = command.spawn()?;
+        let opened = Process::open(child.id());
+        let reap = move || {
+            if let Err(e) = child.wait() {
+                tracing::warn!("wait for process {}: {e}", child.id());
+            }
+        };
+        std::thread::Builder::new().name("reaper".into()).stack_size(64 << 10).spawn(reap)?;
+        opened
+    }
+
+    fn open(pid: u32) -> io::Result<Process> {
+        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(Process { pid, handle: pidfd_open(raw, PidfdFlags::empty())? })
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Waits for its end; says whether it has ended.
+    pub(super) fn wait(&self, patience: Duration) -> bool {
+        let until = Instant::now() + patience;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let timeout = Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: i64::from(left.subsec_nanos()),
+            };
+            let mut fds = [PollFd::new(&self.handle, PollFlags::IN)];
+            match poll(&mut fds, Some(&timeout)) {
+                Ok(n) => return n > 0,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => {
+                    tracing::warn!("watch process {}: {e}", self.pid);
+                    return false;
+                }
+            }
+        }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.wait(Duration::ZERO)
+    }
+
+    /// Ends it at once, and waits until it is gone.
+    pub(super) fn kill(&self) -> bool {
+        // Fails only when it has ended, which the wait sees.
+        if let Err(e) = pidfd_send_signal(&self.handle, Signal::KILL) {
+            tracing::trace!("kill process {}: {e}", self.pid);
+        }
+        self.wait(KILL)
+    }
+}
+
+/// Even a process in the middle of I/O is gone by then, unless a disk of the host hangs.
+const KILL: Duration = Duration::from_secs(30);
+
+/// The running processes that have a given option, by the value of that option.
+pub(super) fn with_option(option: &str) -> io::Result<HashMap<PathBuf, Process>> {
+    let mut found = HashMap::new();
+    for entry in fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(value) = option_of(pid, option) else { continue };
+        // Opened first and read again: a number that has come to mean another process is found out.
+        let Ok(process) = Process::open(pid) else { continue };
+        if option_of(pid, option).as_ref() == Some(&value) && !process.has_ended() {
+            found.insert(PathBuf::from(value), process);
+        }
+    }
+    Ok(found)
+}
+
+fn option_of(pid: u32, option: &str) -> Option<OsString> {
+    // Processes end while one looks at them.
+    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let mut words = line.split(|byte| *byte == 0).skip_while(|word| *word != option.as_bytes());
+    words.next()?;
+    words.next().map(|word| OsString::from_vec(word.to_vec()))
+}
+
+/// The last lines of a log, for messages.
+pub(super) fn last_words(log: &Path) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text[text.len().saturating_sub(2000)..]).into_owned();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    if lines.is_empty() { "it left no message".into() } else { lines[lines.len().saturating_sub(4)..].join(" | ") }
+}
+
+/// A command in a scope of its own where systemd runs, so that stopping the agent's unit does not stop the machine.
+pub(super) fn in_scope(unit: &str, program: &OsStr) -> Command {
+    if !Path::new("/run/systemd/system").is_dir() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("systemd-run");
+    if !rustix::process::geteuid().is_root() {
+        command.arg("--user");
+    }
+    command.args(["--scope", "--quiet", "--collect", "--unit", unit, "--"]).arg(program);
+    command
+}

@@ -1,0 +1,288 @@
+//! One monitor connection: replies matched by id, events kept in the order in which they came.
+//!
+//! A thread of its own takes in what arrives. Whoever must know *now* whether something has been said calls
+//! [`drain`](Qmp::drain): when it returns, all that was in the socket before the call has been taken in, in order. The cut
+//! of a live memory capture stands on that. Nothing here blocks without a deadline.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io::Write;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{RecvFlags, recv};
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use super::bell::Bell;
+use super::wire::{Event, Garbage, Lines, Message, Refusal, message};
+
+/// Why a command was not carried out.
+#[derive(Debug, Error)]
+pub(super) enum QmpError {
+    #[error("{command} refused: {refusal}")]
+    Refused { command: String, refusal: Refusal },
+    #[error("{command}: the monitor is closed: {why}")]
+    Closed { command: String, why: String },
+    #[error("{command}: no answer within {patience:?}")]
+    Silent { command: String, patience: Duration },
+    #[error("connect to the monitor {path}: {source}")]
+    Connect { path: String, source: std::io::Error },
+    #[error("no greeting from the monitor {path}: {why}")]
+    NoGreeting { path: String, why: String },
+}
+
+impl QmpError {
+    /// Whether QEMU answered and said no.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, QmpError::Refused { .. })
+    }
+}
+
+/// A place in the order of events.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub(super) struct Mark(u64);
+
+pub(super) struct Qmp {
+    stream: UnixStream,
+    lines: Mutex<Lines>,
+    state: Mutex<State>,
+    arrived: Condvar,
+    sending: Mutex<()>,
+    next_id: AtomicU64,
+    bells: Mutex<Vec<Weak<Bell>>>,
+}
+
+#[derive(Default)]
+struct State {
+    greeting: Option<String>,
+    awaited: HashSet<u64>,
+    replies: HashMap<u64, Result<Value, Refusal>>,
+    events: VecDeque<Event>,
+    /// How many events have been forgotten.
+    forgotten: u64,
+    closed: Option<String>,
+}
+
+/// A reply takes milliseconds, unless QEMU's main loop waits for a disk or for a page.
+pub(super) const REPLY: Duration = Duration::from_secs(30);
+/// The longest line seen was a quarter of a megabyte (`query-qmp-schema`).
+const LONGEST_LINE: usize = 16 << 20;
+/// A capture makes about eight events.
+const EVENTS_KEPT: usize = 1024;
+
+impl Qmp {
+    /// Connects, waits for the greeting and leaves negotiation mode, with out-of-band commands.
+    pub(super) fn connect(socket: &Path, until: Instant) -> Result<Arc<Qmp>, QmpError> {
+        let path = socket.display().to_string();
+        let stream = UnixStream::connect(socket)
+            .and_then(|stream| stream.set_write_timeout(Some(REPLY)).map(|()| stream))
+            .map_err(|source| QmpError::Connect { path: path.clone(), source })?;
+        let qmp = Arc::new(Qmp {
+            stream,
+            lines: Mutex::new(Lines::new(LONGEST_LINE)),
+            state: Mutex::default(),
+            arrived: Condvar::new(),
+            sending: Mutex::default(),
+            next_id: AtomicU64::new(1),
+            bells: Mutex::default(),
+        });
+        let reader = Arc::clone(&qmp);
+        std::thread::Builder::new()
+            .name("qmp".into())
+            .spawn(move || reader.follow())
+            .map_err(|source| QmpError::Connect { path: path.clone(), source })?;
+        let greeted = {
+            let mut state = qmp.state.lock();
+            while state.greeting.is_none()
+                && state.closed.is_none()
+                && !qmp.arrived.wait_until(&mut state, until).timed_out()
+            {}
+            if state.greeting.is_some() { Ok(()) } else { Err(state.closed.clone().unwrap_or("it is silent".into())) }
+        };
+        if let Err(why) = greeted {
+            qmp.close();
+            return Err(QmpError::NoGreeting { path, why });
+        }
+        if let Err(e) = qmp.execute("qmp_capabilities", json!({ "enable": ["oob"] })) {
+            qmp.close();
+            return Err(e);
+        }
+        Ok(qmp)
+    }
+
+    /// QEMU's version, for example `10.0.2`.
+    pub(super) fn version(&self) -> String {
+        self.state.lock().greeting.clone().unwrap_or_default()
+    }
+
+    /// Runs one command and returns what it returns.
+    pub(super) fn execute(&self, command: &str, arguments: Value) -> Result<Value, QmpError> {
+        self.send("execute", command, arguments, REPLY)
+    }
+
+    /// The same with a patience of the caller's.
+    pub(super) fn execute_within(
+        &self,
+        command: &str,
+        arguments: Value,
+        patience: Duration,
+    ) -> Result<Value, QmpError> {
+        self.send("execute", command, arguments, patience)
+    }
+
+    /// Runs a command that does not need QEMU's main loop, which may itself be waiting.
+    pub(super) fn execute_oob(&self, command: &str, arguments: Value) -> Result<Value, QmpError> {
+        self.send("exec-oob", command, arguments, REPLY)
+    }
+
+    fn send(&self, how: &str, command: &str, arguments: Value, patience: Duration) -> Result<Value, QmpError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let line = format!("{}\n", json!({ how: command, "arguments": arguments, "id": id }));
+        let until = Instant::now() + patience;
+        self.state.lock().awaited.insert(id);
+        let sent = {
+            let _turn = self.sending.lock();
+            (&self.stream).write_all(line.as_bytes())
+        };
+        if let Err(e) = sent {
+            self.state.lock().awaited.remove(&id);
+            return Err(QmpError::Closed { command: command.into(), why: e.to_string() });
+        }
+        let mut state = self.state.lock();
+        loop {
+            if let Some(outcome) = state.replies.remove(&id) {
+                return outcome.map_err(|refusal| QmpError::Refused { command: command.into(), refusal });
+            }
+            if let Some(why) = &state.closed {
+                return Err(QmpError::Closed { command: command.into(), why: why.clone() });
+            }
+            if self.arrived.wait_until(&mut state, until).timed_out() {
+                state.awaited.remove(&id);
+                return Err(QmpError::Silent { command: command.into(), patience });
+            }
+        }
+    }
+
+    /// Takes in all that is in the socket now, without waiting for more.
+    pub(super) fn drain(&self) {
+        let mut lines = self.lines.lock();
+        let mut chunk = vec![0; 64 << 10];
+        let mut heard = false;
+        let end = loop {
+            match recv(&self.stream, &mut chunk[..], RecvFlags::DONTWAIT) {
+                Ok((0, _)) => break Some("QEMU closed it".to_owned()),
+                Ok((n, _)) => {
+                    heard = true;
+                    lines.push(&chunk[..n]);
+                    if let Err(garbage) = self.take_in(&mut lines) {
+                        break Some(garbage.to_string());
+                    }
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => break None,
+                Err(e) => break Some(e.to_string()),
+            }
+        };
+        if let Some(why) = end {
+            self.state.lock().closed.get_or_insert(why);
+        } else if !heard {
+            return;
+        }
+        drop(lines);
+        self.arrived.notify_all();
+        self.bells.lock().retain(|bell| bell.upgrade().map(|bell| bell.ring()).is_some());
+    }
+
+    fn take_in(&self, lines: &mut Lines) -> Result<(), Garbage> {
+        let mut state = self.state.lock();
+        while let Some(line) = lines.next() {
+            match message(&line?)? {
+                Message::Greeting { version } => state.greeting = Some(version),
+                // One that nobody waits for any more is dropped.
+                Message::Reply { id, outcome } if state.awaited.remove(&id) => drop(state.replies.insert(id, outcome)),
+                Message::Reply { .. } => {}
+                Message::Event(event) => {
+                    state.events.push_back(event);
+                    if state.events.len() > EVENTS_KEPT {
+                        state.events.pop_front();
+                        state.forgotten += 1;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn follow(&self) {
+        while !self.is_closed() {
+            let mut fds = [PollFd::new(&self.stream, PollFlags::IN)];
+            match poll(&mut fds, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => self.drain(),
+                Err(e) => drop(self.state.lock().closed.get_or_insert(e.to_string())),
+            }
+        }
+    }
+
+    /// The place behind the last event taken in.
+    pub(super) fn mark(&self) -> Mark {
+        let state = self.state.lock();
+        Mark(state.forgotten + state.events.len() as u64)
+    }
+
+    /// The events behind a mark, which moves behind them.
+    pub(super) fn events(&self, mark: &mut Mark) -> Vec<Event> {
+        let state = self.state.lock();
+        let skip = usize::try_from(mark.0.saturating_sub(state.forgotten)).unwrap_or(usize::MAX);
+        let events: Vec<Event> = state.events.iter().skip(skip).cloned().collect();
+        *mark = Mark(state.forgotten + state.events.len() as u64);
+        events
+    }
+
+    /// Waits for an event behind `mark` of which `pick` makes something; the mark moves behind it.
+    pub(super) fn wait_event<T>(
+        &self,
+        mark: &mut Mark,
+        until: Instant,
+        mut pick: impl FnMut(&Event) -> Option<T>,
+    ) -> Option<T> {
+        let mut state = self.state.lock();
+        loop {
+            let skip = usize::try_from(mark.0.saturating_sub(state.forgotten)).unwrap_or(usize::MAX);
+            for (i, event) in state.events.iter().enumerate().skip(skip) {
+                if let Some(found) = pick(event) {
+                    *mark = Mark(state.forgotten + i as u64 + 1);
+                    return Some(found);
+                }
+            }
+            *mark = Mark(state.forgotten + state.events.len() as u64);
+            if state.closed.is_some() || self.arrived.wait_until(&mut state, until).timed_out() {
+                return None;
+            }
+        }
+    }
+
+    /// Rings `bell` whenever something came, as long as the caller keeps it.
+    pub(super) fn ring(&self, bell: &Arc<Bell>) {
+        self.bells.lock().push(Arc::downgrade(bell));
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.state.lock().closed.is_some()
+    }
+
+    /// Ends the connection; QEMU takes the next one then.
+    pub(super) fn close(&self) {
+        self.state.lock().closed.get_or_insert_with(|| "closed from this side".into());
+        if let Err(e) = self.stream.shutdown(Shutdown::Both) {
+            // The other side was faster.
+            tracing::trace!("shut a monitor: {e}");
+        }
+        self.arrived.notify_all();
+    }
+}
