@@ -30,7 +30,7 @@ while left; do
     KEYFRAME_KILLS=200 engine --test kill
     # Coverage-guided fuzzing needs a nightly compiler and cargo-fuzz; without them the seeded mutations above do what they can.
     if cargo +nightly fuzz --version >/dev/null 2>&1; then
-        for target in pool_image nbd_handshake nbd_transmission; do
+        for target in pool_image memory_stream nbd_handshake nbd_transmission; do
             left && cargo +nightly fuzz run "$target" -- -max_total_time=300
         done
     fi
