@@ -95,7 +95,8 @@ CREATE TABLE job_steps (
 CREATE TABLE locks (
     resource_kind TEXT NOT NULL,
     resource TEXT NOT NULL,
-    job TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+    -- Checked at the commit: a job takes its locks before its own row is written.
+    job TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
     mode TEXT NOT NULL,
     PRIMARY KEY (resource, resource_kind, job)
 );

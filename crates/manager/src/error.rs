@@ -146,3 +146,26 @@ impl From<Fault> for Error {
         Error { kind: fault.kind.into(), message: fault.message.clone(), source: Some(Box::new(fault)) }
     }
 }
+
+impl From<keyframe_catalog::ErrorKind> for ErrorKind {
+    fn from(kind: keyframe_catalog::ErrorKind) -> ErrorKind {
+        use keyframe_catalog::ErrorKind as Catalog;
+        match kind {
+            Catalog::NotFound => ErrorKind::NotFound,
+            Catalog::Stale => ErrorKind::Stale,
+            Catalog::Taken => ErrorKind::Taken,
+            Catalog::Busy => ErrorKind::Busy,
+            Catalog::InUse => ErrorKind::State,
+            // Worth trying again, whoever meets it: the database comes back, or the other manager's engine goes on.
+            Catalog::Unavailable | Catalog::Fenced => ErrorKind::Unreachable,
+            Catalog::Corrupt => ErrorKind::Corrupt,
+            Catalog::Invalid => ErrorKind::Internal,
+        }
+    }
+}
+
+impl From<keyframe_catalog::Error> for Error {
+    fn from(error: keyframe_catalog::Error) -> Error {
+        Error { kind: error.kind.into(), message: error.message.clone(), source: Some(Box::new(error)) }
+    }
+}
