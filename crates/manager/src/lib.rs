@@ -6,9 +6,15 @@
 pub mod agent;
 mod case;
 mod error;
+mod event;
+pub mod job;
+mod kind;
 mod manager;
+mod reconcile;
 pub mod request;
+mod space;
 
-pub use agent::AgentAddress;
+pub use agent::{AgentAddress, Console};
 pub use error::{Error, ErrorKind, Result};
-pub use manager::Manager;
+pub use event::EventStream;
+pub use manager::{Config, Manager};

@@ -1,12 +1,179 @@
-//! The manager: what `start` puts together and `stop` takes apart.
+//! The manager: what `start` puts together and `stop` takes apart, and the way every order goes.
+//!
+//! ```text
+//!  caller ─► admitted? ─► asked before under that key? ─► one transaction: checks, busy, job, key ─► at work
+//! ```
 
-use crate::{Error, ErrorKind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyframe_catalog::{Catalog, Request, Transaction};
+use keyframe_model::agent::{JobId, Timestamp};
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::task::JoinSet;
+
+use crate::agent::{Agent, AgentAddress, Console};
+use crate::event::EventStream;
+use crate::job::{Engine, Kind, Limits};
+use crate::request::{Call, Caller, JobRef};
+use crate::{Error, ErrorKind, Result, kind, reconcile};
+
+/// What a manager is made of.
+#[derive(Clone)]
+pub struct Config {
+    /// What is known.
+    pub catalog: Catalog,
+    /// Where the host's agent is.
+    pub agent: AgentAddress,
+    /// Says to another manager on the same catalog who this one is.
+    pub holder: String,
+    /// How long another manager on the same catalog is waited for.
+    pub takeover: Duration,
+    /// How long a call to an agent that does not answer is repeated before its caller is told.
+    pub patience: Duration,
+    /// How patient and how busy jobs are.
+    pub jobs: Limits,
+    /// How often the hosts are asked what their machines do, besides what they say by themselves.
+    pub look: Duration,
+    /// How long ended jobs and the keys of requests are remembered.
+    pub memory: Duration,
+}
+
+impl Config {
+    /// The usual.
+    pub fn new(catalog: Catalog, agent: AgentAddress) -> Config {
+        Config {
+            catalog,
+            agent,
+            holder: format!("process {}", std::process::id()),
+            takeover: Duration::from_secs(10),
+            patience: Duration::from_secs(5),
+            jobs: Limits::default(),
+            look: Duration::from_secs(10),
+            memory: Duration::from_secs(30 * 24 * 3600),
+        }
+    }
+}
 
 /// The manager of an installation. Cheap to share behind an `Arc`.
-pub struct Manager {}
+pub struct Manager {
+    pub(crate) catalog: Catalog,
+    pub(crate) agent: Agent,
+    pub(crate) engine: Engine,
+    tasks: Mutex<JoinSet<()>>,
+}
 
 impl Manager {
-    pub(crate) fn unfinished(&self, call: std::fmt::Arguments<'_>) -> Error {
-        Error::new(ErrorKind::Unsupported, format!("this version cannot do that yet: {call}"))
+    /// Becomes the catalog's manager, takes up what the one before left unfinished, and looks after the hosts from then on.
+    /// Does not wait for a host.
+    pub async fn start(config: Config) -> Result<Arc<Manager>> {
+        let Config { catalog, agent, holder, takeover, patience, jobs, look, memory } = config;
+        catalog.claim(&holder, takeover).await?;
+        let agent = Agent::new(&agent, patience)?;
+        let engine = Engine::new(catalog.clone(), kind::registry(&agent), jobs);
+        reconcile::register(&catalog, &agent).await?;
+        let unfinished = engine.recover().await?;
+        tracing::info!(unfinished, agent = agent.name(), "the manager is up");
+        let manager = Arc::new(Manager { catalog, agent, engine, tasks: Mutex::default() });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(reconcile::listen(manager.clone(), look));
+        tasks.spawn(reconcile::tidy(manager.clone(), memory));
+        *manager.tasks.lock() = tasks;
+        Ok(manager)
     }
+
+    /// Lets go of everything. Jobs are left to the next start.
+    pub async fn stop(&self) {
+        let mut tasks = std::mem::take(&mut *self.tasks.lock());
+        tasks.shutdown().await;
+        self.engine.stop().await;
+        self.catalog.release().await;
+    }
+
+    /// What is known: for whoever keeps tokens there.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Returns when another manager has taken over: the process must end.
+    pub async fn until_fenced(&self) {
+        self.engine.until_fenced().await;
+    }
+
+    /// Changes after that number, or from now on.
+    pub async fn events(&self, caller: &Caller, after: Option<i64>) -> Result<EventStream> {
+        self.admit(caller)?;
+        EventStream::new(self.catalog.clone(), after).await
+    }
+
+    /// Opens a guest's serial console for a WebSocket client with that key.
+    pub async fn console(&self, caller: &Caller, vm: keyframe_model::agent::VmId, key: &str) -> Result<Console> {
+        self.admit(caller)?;
+        self.agent.console(vm, key).await
+    }
+
+    /// Whether the caller may. So far there are only those who may do everything.
+    pub(crate) fn admit(&self, caller: &Caller) -> Result<()> {
+        if caller.admin {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Forbidden, format!("{} may not do that", caller.name)))
+    }
+
+    /// The job of an earlier call with the same key, if there was one.
+    pub(crate) async fn repeated(&self, call: &Call, wish: &impl Serialize) -> Result<Option<JobRef>> {
+        self.admit(&call.caller)?;
+        let Some(key) = key(call) else { return Ok(None) };
+        let mut tx = self.catalog.read().await?;
+        let Some(request) = tx.request(&key).await? else { return Ok(None) };
+        if request.fingerprint != fingerprint(wish)? {
+            let message = "this idempotency key was used for a different request; choose another".to_owned();
+            return Err(Error::new(ErrorKind::Taken, message));
+        }
+        Ok(Some(job_ref(&mut tx, request.job).await?))
+    }
+
+    /// Orders a job. `wish` is what the caller said: what a repeated call is compared with.
+    pub(crate) async fn order<K: Kind>(&self, call: &Call, wish: &impl Serialize, order: K::Order) -> Result<JobRef> {
+        let tx = self.catalog.write().await?;
+        self.order_in::<K>(tx, call, wish, order).await
+    }
+
+    /// Orders a job in a transaction that has changed other things already.
+    pub(crate) async fn order_in<K: Kind>(
+        &self,
+        mut tx: Transaction,
+        call: &Call,
+        wish: &impl Serialize,
+        order: K::Order,
+    ) -> Result<JobRef> {
+        let job = self.engine.enqueue::<K>(&mut tx, &call.caller.name, order).await?;
+        if let Some(key) = key(call) {
+            let request = Request { key, fingerprint: fingerprint(wish)?, job, at: Timestamp::now() };
+            tx.remember_request(&request).await?;
+        }
+        let answer = job_ref(&mut tx, job).await?;
+        tx.commit().await?;
+        self.engine.wake(job);
+        Ok(answer)
+    }
+}
+
+/// The keys of one caller are nobody else's.
+fn key(call: &Call) -> Option<String> {
+    call.key.as_ref().map(|key| format!("{}:{key}", call.caller.name))
+}
+
+fn fingerprint(wish: &impl Serialize) -> Result<String> {
+    serde_json::to_string(wish).map_err(|e| Error {
+        kind: ErrorKind::Internal,
+        message: "cannot write the request down".to_owned(),
+        source: Some(Box::new(e)),
+    })
+}
+
+async fn job_ref(tx: &mut Transaction, job: JobId) -> Result<JobRef> {
+    let job = tx.job(job).await?;
+    Ok(JobRef { id: job.id, kind: job.kind, vms: job.vms, snapshot: job.snapshot, template: job.template })
 }

@@ -56,6 +56,11 @@ impl Agent {
         Ok(Agent { client, base, name: address.to_string(), patience })
     }
 
+    /// Where it is, for people.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         self.answer(Method::GET, path, None::<&()>).await
     }

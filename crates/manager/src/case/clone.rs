@@ -1,11 +1,53 @@
 //! Clones and forks.
 
-use crate::request::{Call, CloneCreate, JobRef};
+use keyframe_model::NamePattern;
+use keyframe_model::agent::MemoryState;
+use keyframe_model::copy::{NicPolicy, check_count};
+
+use super::snapshot::check_description;
+use crate::kind::clone::{CloneOrder, CloneVm, Origin};
+use crate::kind::source::Source;
+use crate::request::{Call, CloneCreate, CloneMemory, CloneSource, JobRef};
 use crate::{Manager, Result};
 
 impl Manager {
     /// Makes machines of a snapshot, a template, or another machine.
     pub async fn clone_vm(&self, call: &Call, wish: CloneCreate) -> Result<JobRef> {
-        Err(self.unfinished(format_args!("{:?}", (&call, &wish,))))
+        let said = ("clone", &wish);
+        if let Some(job) = self.repeated(call, &said).await? {
+            return Ok(job);
+        }
+        let count = wish.count.unwrap_or(1);
+        check_count(count)?;
+        check_description(&wish.description)?;
+        let names = NamePattern::new(wish.name.clone()).expand(wish.first.unwrap_or(1), count)?;
+        let memory = wish.memory == CloneMemory::Yes;
+        let nics = wish.nics.clone().unwrap_or(NicPolicy::default_for(memory));
+        nics.check()?;
+        let (mut found, mut hypervisor) = (MemoryState::Absent, String::new());
+        let origin = match wish.source {
+            CloneSource::Vm { vm } => Origin::Vm(vm),
+            CloneSource::Template { template } => Origin::Kept(Source::Template(template)),
+            CloneSource::Snapshot { snapshot } => {
+                let snapshot = self.catalog.read().await?.snapshot(snapshot).await?;
+                let (memory, host) = self.memory(&snapshot, memory && snapshot.kind.has_memory()).await?;
+                found = memory;
+                hypervisor = host.map_or_else(String::new, |host| host.hypervisor);
+                Origin::Kept(Source::Snapshot(snapshot.id))
+            }
+        };
+        let order = CloneOrder {
+            origin,
+            expected: call.expected,
+            names,
+            description: wish.description.clone(),
+            memory,
+            nics,
+            start: wish.start,
+            keep_identity: wish.keep_identity,
+            found,
+            hypervisor,
+        };
+        self.order::<CloneVm>(call, &said, order).await
     }
 }

@@ -1,28 +1,84 @@
 //! Disks of machines.
 
+use std::collections::BTreeMap;
+
+use keyframe_model::Disk;
 use keyframe_model::agent::{DiskId, VmId};
 
+use super::build::{array, content};
+use crate::kind::disk as kind;
+use crate::kind::snapshot_delete::all_snapshots;
 use crate::request::{Call, Caller, DiskAttach, DiskResize, DiskView, JobRef};
-use crate::{Manager, Result};
+use crate::{Manager, Result, space};
 
 impl Manager {
     /// The disks of a machine: those in it, and those that only its snapshots hold.
     pub async fn disks(&self, caller: &Caller, vm: VmId) -> Result<Vec<DiskView>> {
-        Err(self.unfinished(format_args!("{:?}", (&caller, &vm,))))
+        self.admit(caller)?;
+        let mut tx = self.catalog.read().await?;
+        let vm = tx.vm(vm).await?;
+        let snapshots = all_snapshots(&mut tx, vm.id).await?;
+        drop(tx);
+        let mut holders: BTreeMap<DiskId, (Disk, u32)> = BTreeMap::new();
+        for disk in snapshots.into_values().flat_map(|snapshot| snapshot.hardware.disks) {
+            let known = holders.entry(disk.id).or_insert_with(|| (disk.clone(), 0));
+            // The newest snapshot that holds it knows it best.
+            *known = (disk, known.1 + 1);
+        }
+        let view = |disk: Disk, attached, snapshots| DiskView { disk, vm: vm.id, attached, snapshots, space: None };
+        let mut views = Vec::new();
+        for disk in &vm.hardware.disks {
+            let snapshots = holders.remove(&disk.id).map_or(0, |(_, count)| count);
+            views.push(view(disk.clone(), true, snapshots));
+        }
+        views.extend(holders.into_values().map(|(disk, count)| view(disk, false, count)));
+        let heads = views.iter().map(|view| view.disk.volume.clone()).collect();
+        // A list without space is better than none.
+        if let Ok(found) = space::of_heads(&self.agent, heads).await {
+            for (view, space) in views.iter_mut().zip(found) {
+                view.space = space;
+            }
+        }
+        Ok(views)
     }
 
     /// Adds one.
     pub async fn attach_disk(&self, call: &Call, vm: VmId, wish: DiskAttach) -> Result<JobRef> {
-        Err(self.unfinished(format_args!("{:?}", (&call, &vm, &wish,))))
+        let said = ("attach-disk", vm, &wish);
+        if let Some(job) = self.repeated(call, &said).await? {
+            return Ok(job);
+        }
+        let content = content(&wish.disk)?;
+        let host = self.agent.host().await?;
+        let order = kind::AttachOrder {
+            vm,
+            expected: call.expected,
+            name: wish.disk.name.clone(),
+            slot: wish.slot,
+            array: array(&host, wish.disk.array.as_ref())?,
+            content,
+            read_only: wish.disk.read_only,
+        };
+        self.order::<kind::DiskAttach>(call, &said, order).await
     }
 
     /// Takes one out. It goes for good unless a snapshot holds it.
     pub async fn detach_disk(&self, call: &Call, vm: VmId, disk: DiskId) -> Result<JobRef> {
-        Err(self.unfinished(format_args!("{:?}", (&call, &vm, &disk,))))
+        let said = ("detach-disk", vm, disk);
+        if let Some(job) = self.repeated(call, &said).await? {
+            return Ok(job);
+        }
+        let order = kind::DetachOrder { vm, expected: call.expected, disk };
+        self.order::<kind::DiskDetach>(call, &said, order).await
     }
 
     /// Sets its size.
     pub async fn resize_disk(&self, call: &Call, vm: VmId, disk: DiskId, wish: DiskResize) -> Result<JobRef> {
-        Err(self.unfinished(format_args!("{:?}", (&call, &vm, &disk, &wish,))))
+        let said = ("resize-disk", vm, disk, &wish);
+        if let Some(job) = self.repeated(call, &said).await? {
+            return Ok(job);
+        }
+        let order = kind::ResizeOrder { vm, expected: call.expected, disk, size: wish.size, shrink: wish.shrink };
+        self.order::<kind::DiskResize>(call, &said, order).await
     }
 }

@@ -1,9 +1,13 @@
-//! The use cases: one file for each resource. Each checks the caller, asks the model, and orders a job or changes the catalog.
+//! The use cases: one file for each resource. Each admits the caller, asks the model, and orders a job or changes the
+//! catalog.
 
+mod build;
 mod clone;
 mod disk;
 mod host;
 mod job;
+mod page;
 mod snapshot;
 mod template;
+mod tree;
 mod vm;

@@ -1,12 +1,26 @@
-//! Snapshots and their tree.
+//! Snapshots.
 
-use keyframe_model::agent::{SnapshotId, VmId};
+use std::collections::BTreeMap;
 
+use keyframe_model::agent::{Generation, Micros, SnapshotId, VmId};
+use keyframe_model::{Snapshot, SnapshotKind, Tag};
+
+use super::page::{answer, wanted};
+use crate::kind::hold::check_generation;
+use crate::kind::snapshot_create as kind;
+use crate::kind::snapshot_delete::all_snapshots;
 use crate::request::{
-    Apply, Call, Caller, JobRef, Outcome, Page, PageRequest, PlanView, SnapshotCreate, SnapshotDelete, SnapshotFilter,
-    SnapshotUpdate, SnapshotView, TreeView,
+    Call, Caller, JobRef, Page, PageRequest, SnapshotCreate, SnapshotFilter, SnapshotSpace, SnapshotUpdate,
+    SnapshotView, TreeNode, TreeView,
 };
-use crate::{Manager, Result};
+use crate::{Error, ErrorKind, Manager, Result, space};
+
+/// How long an instant may hold a guest's writes when nobody says.
+const HOLD: Micros = Micros(5_000_000);
+/// Most tags of a snapshot.
+const MAX_TAGS: usize = 64;
+/// Most bytes of a description.
+pub(super) const MAX_DESCRIPTION: usize = 4096;
 
 impl Manager {
     /// All snapshots that match; by the order of their making within a machine.
@@ -16,61 +30,184 @@ impl Manager {
         filter: &SnapshotFilter,
         page: &PageRequest,
     ) -> Result<Page<SnapshotView>> {
-        Err(self.unfinished(format_args!("{:?}", (&caller, &filter, &page,))))
+        self.admit(caller)?;
+        let wish = keyframe_catalog::SnapshotFilter {
+            vm: filter.vm,
+            name: filter.name.clone(),
+            search: filter.search.clone(),
+            tag: filter.tag.as_deref().map(str::parse::<Tag>).transpose()?,
+            ..keyframe_catalog::SnapshotFilter::default()
+        };
+        let mut tx = self.catalog.read().await?;
+        let found = tx.snapshots(&wish, &wanted(page)?).await?;
+        let mut currents: BTreeMap<VmId, Option<SnapshotId>> = BTreeMap::new();
+        for snapshot in &found.items {
+            if let std::collections::btree_map::Entry::Vacant(entry) = currents.entry(snapshot.vm) {
+                entry.insert(tx.vm(snapshot.vm).await?.current);
+            }
+        }
+        drop(tx);
+        let space = self.spaces(&found.items, filter.space).await;
+        let mut space = space.into_iter();
+        Ok(answer(
+            found,
+            |s| s.id.to_string(),
+            |snapshot| {
+                let current = currents.get(&snapshot.vm).copied().flatten() == Some(snapshot.id);
+                view(snapshot, current, space.next().flatten())
+            },
+        ))
+    }
+
+    /// What each takes; nothing where it was not asked for or the host does not say.
+    async fn spaces(&self, snapshots: &[Snapshot], wanted: bool) -> Vec<Option<SnapshotSpace>> {
+        if !wanted {
+            return vec![None; snapshots.len()];
+        }
+        match space::of_snapshots(&self.agent, snapshots).await {
+            Ok(all) => all.into_iter().map(Some).collect(),
+            Err(e) => {
+                tracing::warn!(error = &e as &dyn std::error::Error, "a list goes without space");
+                vec![None; snapshots.len()]
+            }
+        }
     }
 
     /// One snapshot, with its space if asked for.
     pub async fn snapshot(&self, caller: &Caller, snapshot: SnapshotId, space: bool) -> Result<SnapshotView> {
-        Err(self.unfinished(format_args!("{:?}", (&caller, &snapshot, &space,))))
+        self.admit(caller)?;
+        let mut tx = self.catalog.read().await?;
+        let snapshot = tx.snapshot(snapshot).await?;
+        let current = tx.vm(snapshot.vm).await?.current == Some(snapshot.id);
+        drop(tx);
+        let space = self.spaces(std::slice::from_ref(&snapshot), space).await.into_iter().next().flatten();
+        Ok(view(snapshot, current, space))
     }
 
     /// A snapshot by its identifier, or by its name within a machine.
     pub async fn find_snapshot(&self, caller: &Caller, vm: Option<VmId>, name: &str) -> Result<SnapshotId> {
-        Err(self.unfinished(format_args!("{:?}", (&caller, &vm, &name,))))
+        self.admit(caller)?;
+        let mut tx = self.catalog.read().await?;
+        if let Ok(id) = name.parse() {
+            let snapshot = tx.snapshot(id).await?;
+            return match vm {
+                Some(vm) if vm != snapshot.vm => Err(Error::not_found(format!("snapshot {name} of that machine"))),
+                Some(_) | None => Ok(snapshot.id),
+            };
+        }
+        let Some(vm) = vm else {
+            let message = format!("'{}' is a name; say of which machine", name.escape_debug());
+            return Err(Error::new(ErrorKind::Invalid, message));
+        };
+        let vm = tx.vm(vm).await?;
+        let found = tx.find_snapshot(vm.id, &name.parse()?).await?;
+        found.map(|snapshot| snapshot.id).ok_or_else(|| Error::not_found(format!("snapshot {name} of {}", vm.name)))
     }
 
     /// A machine's tree, with space if asked for.
     pub async fn tree(&self, caller: &Caller, vm: VmId, space: bool) -> Result<TreeView> {
-        Err(self.unfinished(format_args!("{:?}", (&caller, &vm, &space,))))
+        self.admit(caller)?;
+        let mut tx = self.catalog.read().await?;
+        let vm = tx.vm(vm).await?;
+        let all: Vec<Snapshot> = all_snapshots(&mut tx, vm.id).await?.into_values().collect();
+        drop(tx);
+        let space = self.spaces(&all, space).await;
+        let tree = keyframe_model::Tree::new(all.iter().map(|snapshot| (snapshot.id, snapshot.parent)), vm.current);
+        let mut known: BTreeMap<SnapshotId, (Snapshot, Option<SnapshotSpace>)> =
+            all.into_iter().zip(space).map(|(snapshot, space)| (snapshot.id, (snapshot, space))).collect();
+        let nodes = tree.nodes().into_iter().filter_map(|node| {
+            let (snapshot, space) = known.remove(&node.id)?;
+            Some(tree_node(node, snapshot, space))
+        });
+        Ok(TreeView { vm: vm.id, name: vm.name, current: tree.current(), nodes: nodes.collect() })
     }
 
     /// Takes one.
     pub async fn create_snapshot(&self, call: &Call, vm: VmId, wish: SnapshotCreate) -> Result<JobRef> {
-        Err(self.unfinished(format_args!("{:?}", (&call, &vm, &wish,))))
+        let said = ("create-snapshot", vm, &wish);
+        if let Some(job) = self.repeated(call, &said).await? {
+            return Ok(job);
+        }
+        check_words(Some(&wish.description), Some(&wish.tags))?;
+        let order = kind::SnapshotOrder {
+            vm,
+            expected: call.expected,
+            name: wish.name.clone(),
+            description: wish.description.clone(),
+            tags: wish.tags.clone(),
+            kind: wish.kind.unwrap_or(SnapshotKind::Disk),
+            quiesce: wish.quiesce,
+            deadline: wish.deadline.unwrap_or(HOLD),
+            locked: wish.locked,
+        };
+        self.order::<kind::SnapshotCreate>(call, &said, order).await
     }
 
     /// Changes what is said about one.
-    pub async fn update_snapshot(
-        &self,
-        call: &Call,
-        snapshot: SnapshotId,
-        wish: SnapshotUpdate,
-    ) -> Result<SnapshotView> {
-        Err(self.unfinished(format_args!("{:?}", (&call, &snapshot, &wish,))))
+    pub async fn update_snapshot(&self, call: &Call, id: SnapshotId, wish: SnapshotUpdate) -> Result<SnapshotView> {
+        self.admit(&call.caller)?;
+        check_words(wish.description.as_ref(), wish.tags.as_ref())?;
+        let mut tx = self.catalog.write().await?;
+        let mut snapshot = tx.snapshot(id).await?;
+        check_generation(snapshot.name.as_str(), snapshot.generation, call.expected)?;
+        if wish.locked == Some(true) && !snapshot.locked {
+            // Whoever is deleting it would not look again.
+            snapshot.deletable()?;
+        }
+        snapshot.name = wish.name.unwrap_or(snapshot.name);
+        snapshot.description = wish.description.unwrap_or(snapshot.description);
+        snapshot.tags = wish.tags.unwrap_or(snapshot.tags);
+        snapshot.locked = wish.locked.unwrap_or(snapshot.locked);
+        if wish.keep {
+            snapshot.expires = None;
+        }
+        tx.update_snapshot(&mut snapshot).await?;
+        let current = tx.vm(snapshot.vm).await?.current == Some(id);
+        tx.commit().await?;
+        Ok(view(snapshot, current, None))
     }
+}
 
-    /// Takes its machine to it; a plan only, if `dry_run`.
-    pub async fn apply_snapshot(&self, call: &Call, snapshot: SnapshotId, wish: Apply) -> Result<Outcome<PlanView>> {
-        Err(self.unfinished(format_args!("{:?}", (&call, &snapshot, &wish,))))
+/// Whether what is said about something is not too much.
+fn check_words(description: Option<&String>, tags: Option<&Vec<Tag>>) -> Result<()> {
+    check_description(description.map_or("", String::as_str))?;
+    if tags.is_some_and(|tags| tags.len() > MAX_TAGS) {
+        return Err(Error::new(ErrorKind::Limit, format!("a snapshot has at most {MAX_TAGS} tags")));
     }
+    Ok(())
+}
 
-    /// Takes a machine to the snapshot that its state descends from; a plan only, if `dry_run`.
-    pub async fn revert_vm(&self, call: &Call, vm: VmId, wish: Apply) -> Result<Outcome<PlanView>> {
-        Err(self.unfinished(format_args!("{:?}", (&call, &vm, &wish,))))
+/// Whether a description is not too long.
+pub(super) fn check_description(description: &str) -> Result<()> {
+    if description.len() > MAX_DESCRIPTION {
+        return Err(Error::new(ErrorKind::Limit, format!("a description has at most {MAX_DESCRIPTION} bytes")));
     }
+    Ok(())
+}
 
-    /// Deletes one, or its subtree; a plan only, if `dry_run`.
-    pub async fn delete_snapshot(
-        &self,
-        call: &Call,
-        snapshot: SnapshotId,
-        wish: SnapshotDelete,
-    ) -> Result<Outcome<PlanView>> {
-        Err(self.unfinished(format_args!("{:?}", (&call, &snapshot, &wish,))))
-    }
+fn view(snapshot: Snapshot, current: bool, space: Option<SnapshotSpace>) -> SnapshotView {
+    SnapshotView { consistency: snapshot.consistency(), snapshot, current, space }
+}
 
-    /// Deletes all of a machine; a plan only, if `dry_run`.
-    pub async fn delete_snapshots(&self, call: &Call, vm: VmId, dry_run: bool) -> Result<Outcome<PlanView>> {
-        Err(self.unfinished(format_args!("{:?}", (&call, &vm, &dry_run,))))
+fn tree_node(node: keyframe_model::Node, snapshot: Snapshot, space: Option<SnapshotSpace>) -> TreeNode {
+    let consistency = snapshot.consistency();
+    let Snapshot { name, generation, state, kind, origin, created, expires, locked, tags, .. } = snapshot;
+    let generation: Generation = generation;
+    let keyframe_model::Node { id, parent, depth } = node;
+    TreeNode {
+        id,
+        parent,
+        depth,
+        name,
+        generation,
+        state,
+        kind,
+        origin,
+        consistency,
+        created,
+        expires,
+        locked,
+        tags,
+        space,
     }
 }

@@ -1,66 +1,265 @@
 //! Machines.
 
-use keyframe_model::agent::VmId;
+use keyframe_catalog::VmPhase;
+use keyframe_model::agent::{CreateVolume, Micros, VmId, VmStatus, VolumeSource};
+use keyframe_model::copy::{NicPolicy, copy};
+use keyframe_model::{Activity, Hardware, Snapshot, Vm, VmState, delete};
 
+use super::build::{add_disk, add_variables, check, empty, nics, usual_nic};
+use super::page::{answer, wanted};
+use crate::kind::configure::{ConfigureOrder, VmConfigure};
+use crate::kind::fresh::Random;
+use crate::kind::hold::check_generation;
+use crate::kind::power::{self, Plain, PowerOrder, Starting, Stopping};
+use crate::kind::snapshot_delete::all_snapshots;
+use crate::kind::source::Source;
+use crate::kind::{vm_create, vm_delete};
 use crate::request::{
-    Call, Caller, JobRef, Outcome, Page, PageRequest, PlanView, StartRequest, StopRequest, VmCreate, VmDelete,
-    VmFilter, VmUpdate, VmView,
+    Call, Caller, DeletePlanView, JobRef, Outcome, Page, PageRequest, PlanView, SnapshotName, StartRequest,
+    StopRequest, VmCreate, VmDelete, VmFilter, VmSource, VmUpdate, VmView,
 };
-use crate::{Manager, Result};
+use crate::{Error, ErrorKind, Manager, Result, space};
+
+/// How long a guest may take to shut down when nobody says.
+const SHUTDOWN: Micros = Micros(60_000_000);
 
 impl Manager {
     /// All machines that match, by the order of their making.
     pub async fn list_vms(&self, caller: &Caller, filter: &VmFilter, page: &PageRequest) -> Result<Page<VmView>> {
-        Err(self.unfinished(format_args!("{:?}", (&caller, &filter, &page,))))
+        self.admit(caller)?;
+        let phase = filter.state.as_deref().map(phase).transpose()?;
+        let (name, search) = (filter.name.clone(), filter.search.clone());
+        let mut tx = self.catalog.read().await?;
+        let found = tx.vms(&keyframe_catalog::VmFilter { name, search, phase }, &wanted(page)?).await?;
+        let mut page = answer(found, |vm| vm.id.to_string(), |vm| view(vm, None));
+        if filter.space {
+            for view in &mut page.items {
+                let snapshots: Vec<Snapshot> = all_snapshots(&mut tx, view.vm.id).await?.into_values().collect();
+                view.space = space::of_vm(&self.agent, &view.vm, &snapshots).await.ok();
+            }
+        }
+        Ok(page)
     }
 
     /// One machine.
     pub async fn vm(&self, caller: &Caller, vm: VmId) -> Result<VmView> {
-        Err(self.unfinished(format_args!("{:?}", (&caller, &vm,))))
+        self.admit(caller)?;
+        let mut tx = self.catalog.read().await?;
+        let vm = tx.vm(vm).await?;
+        let snapshots: Vec<Snapshot> = all_snapshots(&mut tx, vm.id).await?.into_values().collect();
+        drop(tx);
+        // A view without what the host says is better than none.
+        let status = self.agent.vm(vm.id).await.ok();
+        let space = space::of_vm(&self.agent, &vm, &snapshots).await.ok();
+        let count = u32::try_from(snapshots.len()).unwrap_or(u32::MAX);
+        Ok(VmView { snapshots: Some(count), space, ..view(vm, status) })
     }
 
     /// A machine by its identifier or its name.
     pub async fn find_vm(&self, caller: &Caller, name: &str) -> Result<VmId> {
-        Err(self.unfinished(format_args!("{:?}", (&caller, &name,))))
+        self.admit(caller)?;
+        let mut tx = self.catalog.read().await?;
+        if let Ok(id) = name.parse() {
+            return Ok(tx.vm(id).await?.id);
+        }
+        let found = tx.find_vm(&name.parse()?).await?;
+        found.map(|vm| vm.id).ok_or_else(|| Error::not_found(format!("machine {name}")))
     }
 
     /// Makes a machine.
     pub async fn create_vm(&self, call: &Call, wish: VmCreate) -> Result<JobRef> {
-        Err(self.unfinished(format_args!("{:?}", (&call, &wish,))))
+        if let Some(job) = self.repeated(call, &("create-vm", &wish)).await? {
+            return Ok(job);
+        }
+        let host = self.agent.host().await?;
+        let (mut hardware, mut contents, source) = match wish.source {
+            None => (Hardware { machine_type: host.machine_type.clone(), ..empty() }, Vec::new(), None),
+            Some(source) => self.source(source, &wish).await?,
+        };
+        hardware.cpus = wish.cpus.unwrap_or(hardware.cpus);
+        hardware.memory = wish.memory.unwrap_or(hardware.memory);
+        for spec in &wish.disks {
+            add_disk(&mut hardware, &mut contents, &host, spec)?;
+        }
+        if source.is_none() {
+            hardware.firmware = wish.firmware.unwrap_or_default();
+            add_variables(&mut hardware, &mut contents, &host)?;
+        }
+        match (&wish.nics, &source) {
+            (Some(wished), _) => hardware.nics = nics(&[], wished)?,
+            (None, None) => hardware.nics = nics(&[], &[usual_nic()])?,
+            (None, Some(_)) => {}
+        }
+        hardware.cloud_init = wish.cloud_init.clone().or(hardware.cloud_init);
+        hardware.direct_boot = wish.direct_boot.clone().or(hardware.direct_boot);
+        check(&hardware)?;
+        let (name, description, start) = (wish.name.clone(), wish.description.clone(), wish.start);
+        let order = vm_create::VmCreateOrder { name, description, hardware, contents, source, start };
+        self.order::<vm_create::VmCreate>(call, &("create-vm", &wish), order).await
+    }
+
+    /// What a machine made of something else starts from.
+    async fn source(&self, source: VmSource, wish: &VmCreate) -> Result<(Hardware, Vec<CreateVolume>, Option<Source>)> {
+        if wish.firmware.is_some() {
+            return Err(Error::new(ErrorKind::Invalid, "the firmware is that of the source; leave it out"));
+        }
+        let mut tx = self.catalog.read().await?;
+        let (hardware, snapshot, source) = match source {
+            VmSource::Template { template } => {
+                let template = tx.template(template).await?;
+                (template.hardware, template.snapshot, Source::Template(template.id))
+            }
+            VmSource::Snapshot { snapshot } => {
+                let snapshot = tx.snapshot(snapshot).await?;
+                (snapshot.hardware, snapshot.id, Source::Snapshot(snapshot.id))
+            }
+        };
+        let copy = copy(&hardware, snapshot, &NicPolicy::Keep, "", &mut Random);
+        let contents =
+            copy.sources.into_iter().map(|of| CreateVolume { source: VolumeSource::Snapshot(of), size: None });
+        Ok((copy.hardware, contents.collect(), Some(source)))
     }
 
     /// Changes a machine: its name and description at once, its hardware by a job.
     pub async fn update_vm(&self, call: &Call, vm: VmId, wish: VmUpdate) -> Result<Outcome<VmView>> {
-        Err(self.unfinished(format_args!("{:?}", (&call, &vm, &wish,))))
+        let said = ("update-vm", vm, &wish);
+        if let Some(job) = self.repeated(call, &said).await? {
+            return Ok(Outcome::Job(job));
+        }
+        let mut tx = self.catalog.write().await?;
+        let mut now = tx.vm(vm).await?;
+        check_generation(now.name.as_str(), now.generation, call.expected)?;
+        if wish.name.is_some() || wish.description.is_some() {
+            now.name = wish.name.clone().unwrap_or(now.name);
+            now.description = wish.description.clone().unwrap_or(now.description);
+            tx.update_vm(&mut now).await?;
+        }
+        if wish.cpus.is_none() && wish.memory.is_none() && wish.nics.is_none() {
+            tx.commit().await?;
+            return Ok(Outcome::Done(view(now, None)));
+        }
+        now.allows(Activity::Reconfiguring)?;
+        let nics = wish.nics.as_ref().map(|wished| nics(&now.hardware.nics, wished)).transpose()?;
+        let order = ConfigureOrder { vm, expected: None, cpus: wish.cpus, memory: wish.memory, nics };
+        Ok(Outcome::Job(self.order_in::<VmConfigure>(tx, call, &said, order).await?))
     }
 
     /// Starts it.
     pub async fn start_vm(&self, call: &Call, vm: VmId, wish: StartRequest) -> Result<JobRef> {
-        Err(self.unfinished(format_args!("{:?}", (&call, &vm, &wish,))))
+        let said = ("start-vm", vm, wish);
+        if let Some(job) = self.repeated(call, &said).await? {
+            return Ok(job);
+        }
+        let order = PowerOrder { vm, expected: call.expected, act: Starting { paused: wish.paused } };
+        self.order::<power::VmStart>(call, &said, order).await
     }
 
     /// Stops it.
     pub async fn stop_vm(&self, call: &Call, vm: VmId, wish: StopRequest) -> Result<JobRef> {
-        Err(self.unfinished(format_args!("{:?}", (&call, &vm, &wish,))))
+        let said = ("stop-vm", vm, wish);
+        if let Some(job) = self.repeated(call, &said).await? {
+            return Ok(job);
+        }
+        if wish.hard && wish.never_hard {
+            return Err(Error::new(ErrorKind::Invalid, "a stop is either hard or never hard, not both"));
+        }
+        let deadline = wish.deadline.unwrap_or(SHUTDOWN);
+        let act = Stopping { hard: wish.hard, deadline, then_hard: !wish.never_hard };
+        self.order::<power::VmStop>(call, &said, PowerOrder { vm, expected: call.expected, act }).await
     }
 
     /// Lets its processors stand still.
     pub async fn pause_vm(&self, call: &Call, vm: VmId) -> Result<JobRef> {
-        Err(self.unfinished(format_args!("{:?}", (&call, &vm,))))
+        let said = ("pause-vm", vm);
+        if let Some(job) = self.repeated(call, &said).await? {
+            return Ok(job);
+        }
+        self.order::<power::VmPause>(call, &said, PowerOrder { vm, expected: call.expected, act: Plain }).await
     }
 
     /// Lets them go on.
     pub async fn resume_vm(&self, call: &Call, vm: VmId) -> Result<JobRef> {
-        Err(self.unfinished(format_args!("{:?}", (&call, &vm,))))
+        let said = ("resume-vm", vm);
+        if let Some(job) = self.repeated(call, &said).await? {
+            return Ok(job);
+        }
+        self.order::<power::VmResume>(call, &said, PowerOrder { vm, expected: call.expected, act: Plain }).await
     }
 
     /// Presses the reset button.
     pub async fn reset_vm(&self, call: &Call, vm: VmId) -> Result<JobRef> {
-        Err(self.unfinished(format_args!("{:?}", (&call, &vm,))))
+        let said = ("reset-vm", vm);
+        if let Some(job) = self.repeated(call, &said).await? {
+            return Ok(job);
+        }
+        self.order::<power::VmReset>(call, &said, PowerOrder { vm, expected: call.expected, act: Plain }).await
     }
 
     /// Deletes it with its snapshots; a plan only, if `dry_run`.
     pub async fn delete_vm(&self, call: &Call, vm: VmId, wish: VmDelete) -> Result<Outcome<PlanView>> {
-        Err(self.unfinished(format_args!("{:?}", (&call, &vm, &wish,))))
+        let said = ("delete-vm", vm, wish);
+        if let Some(job) = self.repeated(call, &said).await? {
+            return Ok(Outcome::Job(job));
+        }
+        if wish.dry_run {
+            return Ok(Outcome::Done(PlanView::Delete(self.vm_deletion(vm, wish.force).await?)));
+        }
+        let order = vm_delete::VmDeleteOrder { vm, expected: call.expected, force: wish.force };
+        Ok(Outcome::Job(self.order::<vm_delete::VmDelete>(call, &said, order).await?))
     }
+
+    async fn vm_deletion(&self, vm: VmId, force: bool) -> Result<DeletePlanView> {
+        let mut tx = self.catalog.read().await?;
+        let vm = tx.vm(vm).await?;
+        let snapshots: Vec<Snapshot> = all_snapshots(&mut tx, vm.id).await?.into_values().rev().collect();
+        let mut owners: Vec<_> = snapshots.iter().map(|s| keyframe_catalog::Owner::Snapshot(s.id)).collect();
+        owners.push(keyframe_catalog::Owner::Vm(vm.id));
+        let volumes = tx.unreferenced_without(&owners).await?;
+        drop(tx);
+        let memory = snapshots.iter().map(space::stored).sum();
+        let mut obstacles: Vec<String> = vm.allows(Activity::Deleting).err().into_iter().map(|r| r.message).collect();
+        obstacles.extend(vm_delete::unforced(&vm, force).err().map(|e| e.message));
+        obstacles.extend(delete::objections(&snapshots).into_iter().map(|refusal| refusal.message));
+        Ok(DeletePlanView {
+            removed: snapshots.iter().map(|s| SnapshotName { id: s.id, name: s.name.clone() }).collect(),
+            moved: Vec::new(),
+            current: None,
+            would_free: space::would_free(&self.agent, &snapshots, &volumes).await? + memory,
+            memory,
+            volumes,
+            obstacles,
+        })
+    }
+}
+
+fn phase(state: &str) -> Result<VmPhase> {
+    Ok(match state {
+        "stopped" => VmPhase::Stopped,
+        "running" => VmPhase::Running,
+        "paused" => VmPhase::Paused,
+        "busy" => VmPhase::Busy,
+        "error" => VmPhase::Error,
+        other => {
+            let message =
+                format!("'{}' is no state; say stopped, running, paused, busy or error", other.escape_debug());
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+    })
+}
+
+/// A machine as callers see it.
+pub(super) fn view(vm: Vm, status: Option<VmStatus>) -> VmView {
+    let mut notices = Vec::new();
+    if let Some(status) = &status {
+        if status.emulated && matches!(vm.state, VmState::At { .. }) {
+            notices.push("the guest is emulated, which is many times slower than the processor".to_owned());
+        }
+        if status.memory_pending.0 > 0 {
+            notices.push(format!("{} bytes of its memory are still to be loaded", status.memory_pending));
+        }
+    }
+    if let VmState::Error { reason } = &vm.state {
+        notices.push(format!("in error: {reason}; stop it, apply a snapshot to it, or delete it"));
+    }
+    VmView { allowed: vm.allowed(), vm, snapshots: None, status, space: None, notices }
 }

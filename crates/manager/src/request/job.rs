@@ -31,6 +31,8 @@ pub struct JobView {
     /// Which, and what it is about.
     #[serde(flatten)]
     pub job: JobRef,
+    /// What it does, for people: "snapshot web-1 as nightly".
+    pub title: String,
     /// How it stands.
     pub state: JobState,
     /// How far it is.

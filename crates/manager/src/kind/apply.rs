@@ -1,0 +1,302 @@
+//! Applying a snapshot to its machine.
+//!
+//! ```text
+//!  pause ─► keep (an instant of what is given up) ─► stop ─► revert every disk ─► start ─┬─► done
+//!    ▲          ▲                                     ▲           ▲                 ▲     └─► delete what nobody needs now
+//!    └──────────┴─── undone in the opposite order ────┴───────────┴─────────────────┘
+//! ```
+//! The instant is taken in any case, so that a failure on the way takes everything back; if the caller wants what is given
+//! up discarded, it is deleted at the end. The guest stands still from before the instant, so nothing that it wrote is lost
+//! between it and the stop. A machine in error is stopped first, whatever it does.
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use keyframe_catalog::Transaction;
+use keyframe_model::agent::{
+    Bytes, Generation, JobId, MemoryState, Micros, Quiesce, SnapshotId, StartFrom, StartVm, StopHow, TakeInstant,
+    Timestamp, VmId, VolumeRef,
+};
+use keyframe_model::apply::{ApplyPlan, ApplyWish, DiskFate, MemoryUse, plan};
+use keyframe_model::{
+    Activity, JobKind, Name, Rest, Snapshot, SnapshotEvent, SnapshotKind, SnapshotOrigin, SnapshotState, Vm, VmEvent,
+    VmState,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::hold::{hold_snapshot, leave_vm, rest_before, rest_of, take_vm, vm_event};
+use super::snapshot_create::instant_of;
+use super::snapshot_delete::all_snapshots;
+use super::step::{DeleteInstants, DeleteVolumes, Instant, Pause, Revert, Start, Stop, outputs, power, report};
+use crate::agent::Agent;
+use crate::job::{Begun, Ending, Kind, Outcome, Step};
+use crate::{Error, Result};
+
+/// The longest that the state given up may take to be kept, besides its memory.
+const HOLD: Micros = Micros(5_000_000);
+
+/// A snapshot to be applied.
+pub(crate) struct ApplyOrder {
+    pub(crate) vm: VmId,
+    pub(crate) expected: Option<Generation>,
+    pub(crate) snapshot: SnapshotId,
+    pub(crate) discard: bool,
+    pub(crate) keep_name: Option<Name>,
+    pub(crate) keep_memory: bool,
+    pub(crate) keep_for: Micros,
+    pub(crate) start: bool,
+    pub(crate) without_memory: bool,
+    /// What the host says.
+    pub(crate) memory: MemoryState,
+    pub(crate) hypervisor: String,
+}
+
+/// What was decided.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct ApplyJob {
+    vm: VmId,
+    name: Name,
+    generation: Generation,
+    snapshot: SnapshotId,
+    snapshot_name: Name,
+    plan: ApplyPlan,
+    /// What it did before; absent if it was in error.
+    before: Option<Rest>,
+    /// Why it was in error.
+    error: String,
+    /// The instant of what is given up.
+    keep: SnapshotId,
+    instant: TakeInstant,
+    keep_memory: Option<Bytes>,
+    /// How the machine of before is started again, standing still.
+    back: StartVm,
+    /// Those that were in the machine, and those that come back.
+    reverts: Vec<(VolumeRef, Option<SnapshotId>)>,
+    start: Option<StartVm>,
+}
+
+impl ApplyJob {
+    /// No instant is taken: a machine in error may have no disks to take one of, and nobody wants it.
+    fn blind(&self) -> bool {
+        self.before.is_none() && self.plan.keep.is_none()
+    }
+}
+
+/// Applies a snapshot.
+pub(crate) struct SnapshotApply {
+    pub(crate) agent: Agent,
+}
+
+/// What an apply would do, and what stands in its way.
+pub(crate) async fn preview(tx: &mut Transaction, vm: &Vm, order: &ApplyOrder) -> Result<(ApplyPlan, Vec<Error>)> {
+    let snapshot = tx.snapshot(order.snapshot).await?;
+    let all = all_snapshots(tx, vm.id).await?;
+    let taken: BTreeSet<Name> = all.values().map(|snapshot| snapshot.name.clone()).collect();
+    let held: BTreeSet<VolumeRef> = all.values().flat_map(|snapshot| snapshot.hardware.volumes()).collect();
+    let wish = ApplyWish {
+        vm,
+        snapshot: &snapshot,
+        discard: order.discard,
+        keep_name: order.keep_name.as_ref(),
+        taken: &taken,
+        held: &held,
+        start: order.start,
+        without_memory: order.without_memory,
+        memory: &order.memory,
+        hypervisor: &order.hypervisor,
+        generation_id: Uuid::new_v4(),
+    };
+    let plan = plan(&wish);
+    let objections = plan.objections(&wish).into_iter().map(Error::from).collect();
+    Ok((plan, objections))
+}
+
+#[async_trait]
+impl Kind for SnapshotApply {
+    type Order = ApplyOrder;
+    type Plan = ApplyJob;
+    const KIND: JobKind = JobKind::SnapshotApply;
+
+    async fn begin(&self, tx: &mut Transaction, job: JobId, order: ApplyOrder) -> Result<Begun<ApplyJob>> {
+        let before = tx.vm(order.vm).await?;
+        let (plan, objections) = preview(tx, &before, &order).await?;
+        if let Some(objection) = objections.into_iter().next() {
+            return Err(objection);
+        }
+        let vm = take_vm(tx, job, order.vm, order.expected, Activity::Applying).await?;
+        let snapshot = tx.snapshot(order.snapshot).await?;
+        hold_snapshot(tx, job, &snapshot).await?;
+        let plan = decide(&vm, &before.state, &snapshot, plan, &order);
+        if let Some(name) = &plan.plan.keep {
+            tx.insert_snapshot(&kept(&vm, &plan, name.clone(), job, order.keep_for)).await?;
+        }
+        let title = format!("apply {} to {}", snapshot.name, vm.name);
+        Ok(Begun { plan, title, vms: vec![vm.id], snapshot: Some(snapshot.id), template: None })
+    }
+
+    fn steps(&self, plan: &ApplyJob) -> Vec<Box<dyn Step>> {
+        let agent = || self.agent.clone();
+        let (vm, generation, name) = (plan.vm, plan.generation, plan.name.to_string());
+        let instant = Instant {
+            agent: agent(),
+            name: format!("the state of {} given up", plan.name),
+            snapshot: plan.keep,
+            wish: plan.instant.clone(),
+            memory: plan.keep_memory,
+            precious: true,
+        };
+        let back = Some(plan.back.clone());
+        let stop =
+            Stop { agent: agent(), vm, name: name.clone(), generation, how: StopHow::Hard, back, commits: false };
+        let mut steps: Vec<Box<dyn Step>> = Vec::new();
+        match plan.before {
+            Some(Rest::Running) => {
+                steps.push(Box::new(Pause { agent: agent(), vm, name, generation }));
+                steps.push(Box::new(instant));
+                steps.push(Box::new(stop));
+            }
+            Some(Rest::Paused { .. }) => {
+                steps.push(Box::new(instant));
+                steps.push(Box::new(stop));
+            }
+            Some(Rest::Stopped) => steps.push(Box::new(instant)),
+            // There is nothing to come back to: it stays off.
+            None => {
+                steps.push(Box::new(Stop { back: None, ..stop }));
+                if !plan.blind() {
+                    steps.push(Box::new(instant));
+                }
+            }
+        }
+        let volumes = plan.reverts.clone();
+        let name = plan.snapshot_name.to_string();
+        steps.push(Box::new(Revert { agent: agent(), name, snapshot: plan.snapshot, volumes }));
+        if let Some(wish) = &plan.start {
+            steps.push(Box::new(Start { agent: agent(), vm, wish: wish.clone(), new: false }));
+        }
+        if plan.plan.keep.is_none() && !plan.blind() {
+            let staying =
+                plan.instant.volumes.iter().filter(|v| !plan.plan.unreferenced.contains(v)).cloned().collect();
+            let instants = vec![(plan.keep, staying)];
+            steps.push(Box::new(DeleteInstants { agent: agent(), instants, total: 1, before: 0 }));
+        }
+        if !plan.plan.unreferenced.is_empty() {
+            steps.push(Box::new(DeleteVolumes { agent: agent(), volumes: plan.plan.unreferenced.clone() }));
+        }
+        steps
+    }
+
+    async fn finish(&self, tx: &mut Transaction, job: &Ending<'_, ApplyJob>) -> Result<Value> {
+        let plan = job.plan;
+        let left = outputs(job.outputs, self.steps(plan).len());
+        if plan.plan.keep.is_some() {
+            let mut keep = tx.snapshot(plan.keep).await?;
+            match (report(&left), job.outcome) {
+                (_, Outcome::Undone { .. }) => {
+                    tx.delete_snapshots(plan.vm, &[plan.keep]).await?;
+                }
+                (Some(report), Outcome::Done | Outcome::Broken { .. }) => {
+                    keep.state = keep.after(&SnapshotEvent::Taken)?;
+                    keep.report = Some(report);
+                    tx.update_snapshot(&mut keep).await?;
+                }
+                (None, Outcome::Done | Outcome::Broken { .. }) => {
+                    let event = SnapshotEvent::Broke("it was not finished".to_owned());
+                    keep.state = keep.after(&event)?;
+                    tx.update_snapshot(&mut keep).await?;
+                }
+            }
+        }
+        let done = matches!(job.outcome, Outcome::Done);
+        let rest = match (&plan.start, power(&left)) {
+            (Some(_), Some(power)) => rest_of(&power),
+            (Some(_) | None, _) => plan.plan.ends,
+        };
+        let event = match job.outcome {
+            Outcome::Undone { .. } if plan.before.is_none() => VmEvent::Broke(plan.error.clone()),
+            outcome @ (Outcome::Done | Outcome::Undone { .. } | Outcome::Broken { .. }) => vm_event(outcome, rest),
+        };
+        leave_vm(tx, plan.vm, event, |vm| {
+            if done {
+                vm.hardware = plan.plan.hardware.clone();
+                vm.current = Some(plan.snapshot);
+            }
+        })
+        .await?;
+        Ok(Value::Null)
+    }
+}
+
+/// Everything that the steps need to know.
+fn decide(vm: &Vm, before: &VmState, snapshot: &Snapshot, plan: ApplyPlan, order: &ApplyOrder) -> ApplyJob {
+    let keep = SnapshotId::new();
+    let has_process = matches!(rest_before(vm), Rest::Running | Rest::Paused { .. });
+    let keep_memory = (order.keep_memory && !order.discard && has_process).then_some(vm.hardware.memory);
+    let back = StartVm {
+        generation: vm.generation,
+        machine: vm.hardware.machine(vm.id, &vm.name),
+        from: match keep_memory {
+            Some(_) => StartFrom::Memory { snapshot: keep, new_identity: false },
+            None => StartFrom::Cold,
+        },
+        paused: true,
+    };
+    let from = match plan.memory {
+        MemoryUse::Used => StartFrom::Memory { snapshot: snapshot.id, new_identity: false },
+        MemoryUse::Absent | MemoryUse::LeftAside | MemoryUse::Unusable { .. } => StartFrom::Cold,
+    };
+    let machine = plan.hardware.machine(vm.id, &vm.name);
+    let start = StartVm { generation: vm.generation, machine, from, paused: false };
+    let blind = matches!(before, VmState::Error { .. }) && plan.keep.is_none();
+    let reverts = snapshot.hardware.disks.iter().map(|disk| {
+        let fate = plan.disks.iter().find(|(id, ..)| *id == disk.id).map(|&(.., fate)| fate);
+        (disk.volume.clone(), (fate == Some(DiskFate::Reverted) && !blind).then_some(keep))
+    });
+    ApplyJob {
+        vm: vm.id,
+        name: vm.name.clone(),
+        generation: vm.generation,
+        snapshot: snapshot.id,
+        snapshot_name: snapshot.name.clone(),
+        before: match before {
+            VmState::At { rest } => Some(*rest),
+            VmState::Busy { .. } | VmState::Error { .. } | VmState::Gone => None,
+        },
+        error: match before {
+            VmState::Error { reason } => reason.clone(),
+            VmState::At { .. } | VmState::Busy { .. } | VmState::Gone => String::new(),
+        },
+        keep,
+        instant: instant_of(vm, keep_memory.is_some(), Quiesce::No, HOLD),
+        keep_memory,
+        back,
+        reverts: reverts.collect(),
+        start: (plan.ends == Rest::Running).then_some(start),
+        plan,
+    }
+}
+
+/// The automatic snapshot, while it is being taken.
+fn kept(vm: &Vm, plan: &ApplyJob, name: Name, job: JobId, keep_for: Micros) -> Snapshot {
+    let now = Timestamp::now();
+    Snapshot {
+        id: plan.keep,
+        vm: vm.id,
+        name,
+        description: format!("the state of {} given up when {} was applied", vm.name, plan.snapshot_name),
+        tags: Vec::new(),
+        generation: Generation(1),
+        state: SnapshotState::Creating { job },
+        kind: if plan.keep_memory.is_some() { SnapshotKind::DiskAndMemory } else { SnapshotKind::Disk },
+        origin: SnapshotOrigin::BeforeApply { applied: plan.snapshot },
+        parent: vm.current,
+        created: now,
+        expires: Some(Timestamp(now.0.saturating_add_unsigned(keep_for.0))),
+        locked: false,
+        quiesce: Quiesce::No,
+        hardware: vm.hardware.clone(),
+        report: None,
+    }
+}

@@ -1,0 +1,260 @@
+//! Making machines of another one: of a snapshot, of a template, or of a machine as it is now.
+//!
+//! ```text
+//!  (instant of the machine) ─► disks of each copy ─► start each ─► tell the guests ─► wait for memory ─► (delete the instant)
+//! ```
+//! Copies share blocks with their source and depend on nothing: the source may be deleted the moment the job has ended.
+
+use async_trait::async_trait;
+use keyframe_catalog::Transaction;
+use keyframe_model::agent::{
+    Bytes, CreateVolume, FixIdentity, Generation, GuestIdentity, JobId, MemoryState, Micros, Power, Quiesce,
+    SnapshotId, StartFrom, StartVm, TakeInstant, Timestamp, VmId, VolumeRef, VolumeSource,
+};
+use keyframe_model::apply::{MemoryUse, memory_use};
+use keyframe_model::copy::{Copy, NicPolicy, copy};
+use keyframe_model::{Activity, Hardware, JobKind, Name, Rest, SnapshotKind, Vm, VmEvent, VmState};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::fresh::Random;
+use super::hold::{leave_new_vm, leave_vm, rest_before, rest_of, take_vm, vm_event};
+use super::snapshot_create::instant_of;
+use super::source::Source;
+use super::step::{DeleteInstants, FixIdentities, Instant, Make, NewGuest, Output, Start, WaitLoaded, notes, outputs};
+use super::vm_create::FIRST;
+use crate::agent::Agent;
+use crate::job::{Begun, Ending, Kind, Outcome, Step};
+use crate::{Error, ErrorKind, Result};
+
+/// The longest that the source's writes may be held.
+const HOLD: Micros = Micros(5_000_000);
+/// How long a guest agent may take to tell its guest.
+const TELL: Micros = Micros(10_000_000);
+
+/// Machines to be made.
+pub(crate) struct CloneOrder {
+    pub(crate) origin: Origin,
+    pub(crate) expected: Option<Generation>,
+    pub(crate) names: Vec<Name>,
+    pub(crate) description: String,
+    /// With memory.
+    pub(crate) memory: bool,
+    pub(crate) nics: NicPolicy,
+    pub(crate) start: bool,
+    pub(crate) keep_identity: bool,
+    /// The snapshot's memory as the host finds it, and the host's hypervisor.
+    pub(crate) found: MemoryState,
+    pub(crate) hypervisor: String,
+}
+
+/// What they are made of.
+#[derive(Clone, Copy)]
+pub(crate) enum Origin {
+    /// A machine as it is now.
+    Vm(VmId),
+    /// What has been kept.
+    Kept(Source),
+}
+
+/// What was decided.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct ClonePlan {
+    copies: Vec<NewVm>,
+    instant: Option<Taken>,
+}
+
+/// A machine to be made.
+#[derive(Serialize, Deserialize)]
+struct NewVm {
+    vm: VmId,
+    name: Name,
+    volumes: Vec<(VolumeRef, CreateVolume)>,
+    start: Option<StartVm>,
+    identity: Option<GuestIdentity>,
+}
+
+/// An instant of the source, for the time of the job.
+#[derive(Serialize, Deserialize)]
+struct Taken {
+    name: Name,
+    before: Rest,
+    snapshot: SnapshotId,
+    wish: TakeInstant,
+    memory: Option<Bytes>,
+}
+
+/// What is copied.
+struct Original {
+    name: Name,
+    hardware: Hardware,
+    snapshot: SnapshotId,
+}
+
+/// Makes machines of another one.
+pub(crate) struct CloneVm {
+    pub(crate) agent: Agent,
+}
+
+#[async_trait]
+impl Kind for CloneVm {
+    type Order = CloneOrder;
+    type Plan = ClonePlan;
+    const KIND: JobKind = JobKind::Clone;
+
+    async fn begin(&self, tx: &mut Transaction, job: JobId, order: CloneOrder) -> Result<Begun<ClonePlan>> {
+        let (original, instant) = match order.origin {
+            Origin::Vm(vm) => take(tx, job, vm, &order).await?,
+            Origin::Kept(source) => {
+                source.hold(tx, job).await?;
+                (kept(tx, source, &order).await?, None)
+            }
+        };
+        let network = format!("job-{job}");
+        let mut copies = Vec::with_capacity(order.names.len());
+        for name in &order.names {
+            let copy = copy(&original.hardware, original.snapshot, &order.nics, &network, &mut Random);
+            let vm = Vm {
+                id: VmId::new(),
+                name: name.clone(),
+                description: order.description.clone(),
+                generation: FIRST,
+                state: VmState::Busy { from: None, activity: Activity::Creating, job },
+                created: Timestamp::now(),
+                hardware: copy.hardware.clone(),
+                current: None,
+            };
+            tx.insert_vm(&vm).await?;
+            copies.push(new_vm(&vm, copy, original.snapshot, &order));
+        }
+        let title = match &order.names[..] {
+            [one] => format!("clone {} as {one}", original.name),
+            many => format!("clone {} {} times", original.name, many.len()),
+        };
+        let vms = copies.iter().map(|copy| copy.vm).collect();
+        let snapshot = match order.origin {
+            Origin::Kept(Source::Snapshot(id)) => Some(id),
+            Origin::Kept(Source::Template(_)) | Origin::Vm(_) => None,
+        };
+        Ok(Begun { plan: ClonePlan { copies, instant }, title, vms, snapshot, template: None })
+    }
+
+    fn steps(&self, plan: &ClonePlan) -> Vec<Box<dyn Step>> {
+        let agent = || self.agent.clone();
+        let mut steps: Vec<Box<dyn Step>> = Vec::new();
+        if let Some(taken) = &plan.instant {
+            let (name, wish) = (format!("an instant of {}", taken.name), taken.wish.clone());
+            let (snapshot, memory) = (taken.snapshot, taken.memory);
+            steps.push(Box::new(Instant { agent: agent(), name, snapshot, wish, memory, precious: false }));
+        }
+        for copy in plan.copies.iter().filter(|copy| !copy.volumes.is_empty()) {
+            let (what, volumes) = (copy.name.to_string(), copy.volumes.clone());
+            steps.push(Box::new(Make { agent: agent(), what, volumes }));
+        }
+        for copy in &plan.copies {
+            if let Some(wish) = &copy.start {
+                steps.push(Box::new(Start { agent: agent(), vm: copy.vm, wish: wish.clone(), new: true }));
+            }
+        }
+        let guests: Vec<NewGuest> = plan.copies.iter().filter_map(guest).collect();
+        if !guests.is_empty() {
+            steps.push(Box::new(FixIdentities { agent: agent(), guests, deadline: TELL }));
+        }
+        if let Some(taken) = &plan.instant {
+            if taken.memory.is_some() {
+                let vms = plan.copies.iter().map(|copy| copy.vm).collect();
+                steps.push(Box::new(WaitLoaded { agent: agent(), vms }));
+            }
+            let instants = vec![(taken.snapshot, taken.wish.volumes.clone())];
+            steps.push(Box::new(DeleteInstants { agent: agent(), instants, total: 1, before: 0 }));
+        }
+        steps
+    }
+
+    async fn finish(&self, tx: &mut Transaction, job: &Ending<'_, ClonePlan>) -> Result<Value> {
+        let left = outputs(job.outputs, self.steps(job.plan).len());
+        let mut powers = left.iter().filter_map(|output| match output {
+            Output::Power(power) => Some(power),
+            Output::Instant(_) | Output::Sizes(_) | Output::Notes(_) => None,
+        });
+        for copy in &job.plan.copies {
+            let power = if copy.start.is_some() { powers.next() } else { None };
+            let rest = rest_of(power.unwrap_or(&Power::Off));
+            leave_new_vm(tx, copy.vm, vm_event(job.outcome, rest), |_| {}).await?;
+        }
+        if let Some(taken) = &job.plan.instant {
+            let event = match job.outcome {
+                Outcome::Done => VmEvent::Finished(taken.before),
+                // Whatever became of the copies, nothing happened to the source.
+                Outcome::Undone { .. } | Outcome::Broken { .. } => VmEvent::Undone,
+            };
+            leave_vm(tx, taken.wish.vm, event, |_| {}).await?;
+        }
+        Ok(json!({ "notes": notes(&left) }))
+    }
+}
+
+/// Holds a machine for an instant of it.
+async fn take(tx: &mut Transaction, job: JobId, vm: VmId, order: &CloneOrder) -> Result<(Original, Option<Taken>)> {
+    let vm = take_vm(tx, job, vm, order.expected, Activity::Cloning).await?;
+    let before = rest_before(&vm);
+    if order.memory && before == Rest::Stopped {
+        let message = format!("{} is stopped, so it has no memory; clone it without memory, or start it", vm.name);
+        return Err(Error::new(ErrorKind::State, message));
+    }
+    let snapshot = SnapshotId::new();
+    let wish = instant_of(&vm, order.memory, Quiesce::No, HOLD);
+    let memory = order.memory.then_some(vm.hardware.memory);
+    let taken = Taken { name: vm.name.clone(), before, snapshot, wish, memory };
+    Ok((Original { name: vm.name, hardware: vm.hardware, snapshot }, Some(taken)))
+}
+
+/// What a snapshot or template has.
+async fn kept(tx: &mut Transaction, source: Source, order: &CloneOrder) -> Result<Original> {
+    match source {
+        Source::Template(id) => {
+            let template = tx.template(id).await?;
+            if order.memory {
+                let message = format!("template {} has no memory; clone it without", template.name);
+                return Err(Error::new(ErrorKind::Invalid, message));
+            }
+            Ok(Original { name: template.name, hardware: template.hardware, snapshot: template.snapshot })
+        }
+        Source::Snapshot(id) => {
+            let snapshot = tx.snapshot(id).await?;
+            if order.memory && snapshot.kind == SnapshotKind::Disk {
+                let message = format!("snapshot {} has no memory; clone it without", snapshot.name);
+                return Err(Error::new(ErrorKind::Invalid, message));
+            }
+            let memory = memory_use(&snapshot, &order.found, &order.hypervisor, !order.memory);
+            if let MemoryUse::Unusable { reason } = memory {
+                let message = format!(
+                    "cannot clone snapshot {} with its memory: {reason}; its disks can be cloned without memory",
+                    snapshot.name
+                );
+                return Err(Error::new(ErrorKind::State, message));
+            }
+            Ok(Original { name: snapshot.name, hardware: snapshot.hardware, snapshot: id })
+        }
+    }
+}
+
+fn new_vm(vm: &Vm, copy: Copy, snapshot: SnapshotId, order: &CloneOrder) -> NewVm {
+    let machine = vm.hardware.machine(vm.id, &vm.name);
+    let from = if order.memory { StartFrom::Memory { snapshot, new_identity: true } } else { StartFrom::Cold };
+    let contents = copy.sources.into_iter().map(|of| CreateVolume { source: VolumeSource::Snapshot(of), size: None });
+    let identity = GuestIdentity { host_name: Some(vm.name.to_string()), macs: copy.macs, clock: true };
+    NewVm {
+        vm: vm.id,
+        name: vm.name.clone(),
+        volumes: copy.hardware.volumes().into_iter().zip(contents).collect(),
+        start: (order.memory || order.start).then_some(StartVm { generation: FIRST, machine, from, paused: false }),
+        identity: (order.memory && !order.keep_identity).then_some(identity),
+    }
+}
+
+fn guest(copy: &NewVm) -> Option<NewGuest> {
+    let identity = copy.identity.clone()?;
+    let wish = FixIdentity { generation: FIRST, identity, deadline: TELL };
+    Some(NewGuest { vm: copy.vm, name: copy.name.to_string(), wish })
+}

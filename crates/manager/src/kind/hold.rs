@@ -1,0 +1,111 @@
+//! How every job takes hold of what it works on, and lets go of it at its end.
+//!
+//! Taking hold is part of the transaction that makes the job, letting go part of the one that ends it: a machine is busy
+//! exactly as long as its job is not ended.
+
+use keyframe_catalog::{Mode, Resource, Transaction};
+use keyframe_model::agent::{Generation, JobId, PauseReason, Power, VmId};
+use keyframe_model::{Activity, Rest, Snapshot, Vm, VmEvent, VmState};
+
+use crate::job::Outcome;
+use crate::{Error, ErrorKind, Result};
+
+/// Refuses if the thing is not the one that the caller has seen.
+pub(crate) fn check_generation(what: &str, has: Generation, expected: Option<Generation>) -> Result<()> {
+    match expected {
+        Some(expected) if expected != has => {
+            let message = format!("{what} has changed since (generation {has}, not {expected}); look again");
+            Err(Error::new(ErrorKind::Stale, message))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Makes a machine busy with the job; nobody else can have it until the job's end.
+pub(crate) async fn take_vm(
+    tx: &mut Transaction,
+    job: JobId,
+    vm: VmId,
+    expected: Option<Generation>,
+    activity: Activity,
+) -> Result<Vm> {
+    let mut vm = tx.vm(vm).await?;
+    check_generation(vm.name.as_str(), vm.generation, expected)?;
+    vm.state = vm.after(&VmEvent::Begin { activity, job })?;
+    tx.update_vm(&mut vm).await?;
+    tx.lock(job, &[(Resource::Vm(vm.id), Mode::Exclusive)]).await?;
+    Ok(vm)
+}
+
+/// What the machine did before the job took it.
+pub(crate) fn rest_before(vm: &Vm) -> Rest {
+    match vm.state {
+        VmState::Busy { from: Some(rest), .. } | VmState::At { rest } => rest,
+        VmState::Busy { from: None, .. } | VmState::Error { .. } | VmState::Gone => Rest::Stopped,
+    }
+}
+
+/// What a host's answer means for a machine at rest.
+pub(crate) fn rest_of(power: &Power) -> Rest {
+    match power {
+        Power::Off => Rest::Stopped,
+        Power::Running => Rest::Running,
+        Power::Paused { reason } => Rest::Paused { reason: *reason },
+    }
+}
+
+/// The machine stands still because somebody asked for it.
+pub(crate) const PAUSED: Rest = Rest::Paused { reason: PauseReason::Asked };
+
+/// What a job's end means to the machine it worked on; `done` is what it does after a success.
+pub(crate) fn vm_event(outcome: &Outcome, done: Rest) -> VmEvent {
+    match outcome {
+        Outcome::Done => VmEvent::Finished(done),
+        Outcome::Undone { .. } => VmEvent::Undone,
+        Outcome::Broken { cause, left } => VmEvent::Broke(reason(cause, left)),
+    }
+}
+
+/// Lets go of a machine that was there before the job. `change` is what else becomes of it.
+pub(crate) async fn leave_vm(
+    tx: &mut Transaction,
+    vm: VmId,
+    event: VmEvent,
+    change: impl FnOnce(&mut Vm),
+) -> Result<()> {
+    let mut vm = tx.vm(vm).await?;
+    vm.state = vm.after(&event)?;
+    change(&mut vm);
+    tx.update_vm(&mut vm).await?;
+    Ok(())
+}
+
+/// Lets go of a machine that the job was to make: it stays only if something of it does.
+pub(crate) async fn leave_new_vm(
+    tx: &mut Transaction,
+    vm: VmId,
+    event: VmEvent,
+    change: impl FnOnce(&mut Vm),
+) -> Result<()> {
+    let row = tx.vm(vm).await?;
+    if row.after(&event)? == VmState::Gone {
+        tx.delete_vm(vm, row.generation).await?;
+        return Ok(());
+    }
+    leave_vm(tx, vm, event, change).await
+}
+
+/// Why something cannot be used, for people.
+pub(crate) fn reason(cause: &Error, left: &[String]) -> String {
+    if left.is_empty() {
+        return cause.message.clone();
+    }
+    format!("{}; left behind: {}", cause.message, left.join(", "))
+}
+
+/// Nobody deletes the snapshot until the job's end.
+pub(crate) async fn hold_snapshot(tx: &mut Transaction, job: JobId, snapshot: &Snapshot) -> Result<()> {
+    snapshot.usable()?;
+    tx.lock(job, &[(Resource::Snapshot(snapshot.id), Mode::Shared)]).await?;
+    Ok(())
+}

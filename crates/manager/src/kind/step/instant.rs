@@ -1,0 +1,107 @@
+//! Taking an instant of a machine.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use keyframe_catalog::StepState;
+use keyframe_model::agent::{Bytes, InstantReport, MemoryState, SnapshotId, TakeInstant};
+use serde_json::Value;
+use tokio::time::{interval, sleep};
+
+use super::Output;
+use crate::agent::Agent;
+use crate::job::{Context, Probe, Step};
+use crate::{Error, ErrorKind, Result};
+
+/// How often the host is asked how far a memory image is.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long until a call is repeated that the host refuses because it is still at an earlier copy of it.
+const AGAIN: Duration = Duration::from_millis(100);
+/// A memory image is written faster than this many bytes a second, or something is wrong.
+const SLOWEST: u64 = 4 * Bytes::MIB;
+
+/// How long an instant may take in all.
+pub(crate) fn instant_deadline(memory: Option<Bytes>) -> Duration {
+    let memory = memory.map_or(0, |memory| memory.0 / SLOWEST);
+    Duration::from_secs(120 + memory)
+}
+
+/// Takes an instant; undone, nothing of it is left.
+pub(crate) struct Instant {
+    pub(crate) agent: Agent,
+    /// For people.
+    pub(crate) name: String,
+    pub(crate) snapshot: SnapshotId,
+    pub(crate) wish: TakeInstant,
+    /// The machine's RAM, if it is wanted.
+    pub(crate) memory: Option<Bytes>,
+    /// It stays if a later step could not be undone: then it is all there is of the state before.
+    pub(crate) precious: bool,
+}
+
+impl Instant {
+    /// Repeats the call while an earlier copy of it is at work.
+    async fn take(&self) -> Result<InstantReport> {
+        loop {
+            match self.agent.take_instant(self.snapshot, &self.wish).await {
+                Err(e) if e.kind == ErrorKind::Busy => sleep(AGAIN).await,
+                other => return other,
+            }
+        }
+    }
+
+    /// Reports how much memory is stored, forever.
+    async fn watch(&self, cx: &Context) -> std::convert::Infallible {
+        let mut ticks = interval(LOOK);
+        loop {
+            ticks.tick().await;
+            if let (Some(memory), Ok(probe)) = (self.memory, self.agent.probe_instant(self.snapshot, &[]).await)
+                && let MemoryState::Writing { stored } = probe.memory
+            {
+                cx.progress(stored.0.min(memory.0), memory.0);
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Step for Instant {
+    fn name(&self) -> String {
+        format!("take {}", self.name)
+    }
+
+    async fn run(&self, cx: &Context) -> Result<Value> {
+        tokio::select! {
+            report = self.take() => Output::Instant(report?).value(),
+            () = cx.until_cancelled() => Err(Error::cancelled()),
+            never = self.watch(cx) => match never {},
+        }
+    }
+
+    async fn undo(&self, cx: &Context) -> Result<()> {
+        if self.precious {
+            let steps = cx.catalog().read().await?.steps(cx.job()).await?;
+            if steps.iter().any(|step| step.state == StepState::Stuck) {
+                return Ok(());
+            }
+        }
+        match self.agent.cancel_instant(self.snapshot).await {
+            Ok(()) => {}
+            Err(e) if matches!(e.kind, ErrorKind::NotFound | ErrorKind::State) => {}
+            Err(e) => return Err(e),
+        }
+        self.agent.delete_instant(self.snapshot, &self.wish.volumes).await
+    }
+
+    async fn probe(&self, _: &Context) -> Result<Probe> {
+        let found = self.agent.probe_instant(self.snapshot, &self.wish.volumes).await?;
+        Ok(match found.report {
+            Some(report) => Probe::Done(Output::Instant(report).value()?),
+            None => Probe::Unknown,
+        })
+    }
+
+    fn deadline(&self) -> Duration {
+        instant_deadline(self.memory)
+    }
+}

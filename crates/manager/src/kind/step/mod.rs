@@ -1,0 +1,78 @@
+//! Steps that several kinds of jobs have. Each does one thing to the world that can be repeated, and knows how to take it
+//! back.
+
+mod delete;
+mod disk;
+mod identity;
+mod instant;
+mod power;
+mod volume;
+
+use keyframe_model::agent::{InstantReport, Power};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub(crate) use delete::{DeleteInstants, DeleteVolumes, Forget};
+pub(crate) use disk::{AddDisk, RemoveDisk, Resize, SetLinks};
+pub(crate) use identity::{FixIdentities, NewGuest, WaitLoaded};
+pub(crate) use instant::Instant;
+pub(crate) use power::{Pause, Reset, Resume, Start, Stop};
+pub(crate) use volume::{Make, Revert};
+
+use crate::job::Outputs;
+use crate::{Error, ErrorKind, Result};
+
+/// What a step leaves for the job's end.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Output {
+    /// An instant was taken.
+    Instant(InstantReport),
+    /// What a machine does now.
+    Power(Power),
+    /// Volumes were made, of these sizes in bytes.
+    Sizes(Vec<u64>),
+    /// What people should know.
+    Notes(Vec<String>),
+}
+
+impl Output {
+    pub(crate) fn value(&self) -> Result<Value> {
+        serde_json::to_value(self).map_err(|e| Error {
+            kind: ErrorKind::Internal,
+            message: "cannot write down what a step did".to_owned(),
+            source: Some(Box::new(e)),
+        })
+    }
+}
+
+/// What the first `steps` steps left, in their order.
+pub(crate) fn outputs(outputs: &Outputs, steps: usize) -> Vec<Output> {
+    let read = |index| outputs.raw(index).and_then(|value| serde_json::from_value(value.clone()).ok());
+    (0..steps).filter_map(read).collect()
+}
+
+/// The report of the instant that was taken.
+pub(crate) fn report(all: &[Output]) -> Option<InstantReport> {
+    all.iter().find_map(|output| match output {
+        Output::Instant(report) => Some(report.clone()),
+        Output::Power(_) | Output::Sizes(_) | Output::Notes(_) => None,
+    })
+}
+
+/// What the machine did last.
+pub(crate) fn power(all: &[Output]) -> Option<Power> {
+    all.iter().rev().find_map(|output| match output {
+        Output::Power(power) => Some(power.clone()),
+        Output::Instant(_) | Output::Sizes(_) | Output::Notes(_) => None,
+    })
+}
+
+/// What people should know.
+pub(crate) fn notes(all: &[Output]) -> Vec<String> {
+    let notes = all.iter().filter_map(|output| match output {
+        Output::Notes(notes) => Some(notes.clone()),
+        Output::Instant(_) | Output::Sizes(_) | Output::Power(_) => None,
+    });
+    notes.flatten().collect()
+}

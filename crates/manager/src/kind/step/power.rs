@@ -1,0 +1,182 @@
+//! Starting, stopping, pausing, resuming and resetting.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use keyframe_model::agent::{Generation, PauseReason, Power, StartVm, StopHow, StopVm, VmId};
+use serde_json::Value;
+
+use super::Output;
+use crate::agent::Agent;
+use crate::job::{Context, Step};
+use crate::{ErrorKind, Result};
+
+/// What a start may take besides loading memory.
+const START: Duration = Duration::from_secs(120);
+
+/// Starts a machine; undone, it is off.
+pub(crate) struct Start {
+    pub(crate) agent: Agent,
+    pub(crate) vm: VmId,
+    pub(crate) wish: StartVm,
+    /// The machine is new: undone, the host forgets it too.
+    pub(crate) new: bool,
+}
+
+#[async_trait]
+impl Step for Start {
+    fn name(&self) -> String {
+        format!("start {}", self.wish.machine.name)
+    }
+
+    async fn run(&self, _: &Context) -> Result<Value> {
+        Output::Power(self.agent.start(self.vm, &self.wish).await?.power).value()
+    }
+
+    async fn undo(&self, _: &Context) -> Result<()> {
+        off(&self.agent, self.vm, self.wish.generation).await?;
+        if self.new { forget(&self.agent, self.vm, self.wish.generation).await } else { Ok(()) }
+    }
+
+    fn deadline(&self) -> Duration {
+        START
+    }
+}
+
+/// Lets the host forget a machine that is off.
+pub(super) async fn forget(agent: &Agent, vm: VmId, generation: Generation) -> Result<()> {
+    match agent.remove(vm, generation).await {
+        Err(e) if e.kind == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Pulls the plug.
+async fn off(agent: &Agent, vm: VmId, generation: Generation) -> Result<()> {
+    match agent.stop(vm, &StopVm { generation, how: StopHow::Hard }).await {
+        Ok(_) => Ok(()),
+        // The host does not know it, so it has no process.
+        Err(e) if e.kind == ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Stops a machine; undone, it is started again.
+pub(crate) struct Stop {
+    pub(crate) agent: Agent,
+    pub(crate) vm: VmId,
+    pub(crate) name: String,
+    pub(crate) generation: Generation,
+    pub(crate) how: StopHow,
+    /// How it is started again, if that is wished.
+    pub(crate) back: Option<StartVm>,
+    /// There is no way back.
+    pub(crate) commits: bool,
+}
+
+#[async_trait]
+impl Step for Stop {
+    fn name(&self) -> String {
+        format!("stop {}", self.name)
+    }
+
+    async fn run(&self, _: &Context) -> Result<Value> {
+        if self.how == StopHow::Hard {
+            off(&self.agent, self.vm, self.generation).await?;
+            return Output::Power(Power::Off).value();
+        }
+        let status = self.agent.stop(self.vm, &StopVm { generation: self.generation, how: self.how }).await?;
+        Output::Power(status.power).value()
+    }
+
+    async fn undo(&self, _: &Context) -> Result<()> {
+        let Some(back) = &self.back else { return Ok(()) };
+        let off = match self.agent.vm(self.vm).await {
+            Ok(status) => status.power == Power::Off,
+            Err(e) if e.kind == ErrorKind::NotFound => true,
+            Err(e) => return Err(e),
+        };
+        if off {
+            self.agent.start(self.vm, back).await?;
+        }
+        Ok(())
+    }
+
+    fn deadline(&self) -> Duration {
+        match self.how {
+            StopHow::Graceful { deadline, .. } => START + deadline.into(),
+            StopHow::Hard => START,
+        }
+    }
+
+    fn commits(&self) -> bool {
+        self.commits
+    }
+}
+
+macro_rules! act {
+    ($(#[$doc:meta])* $name:ident: $call:ident, undone by $undo:ident, $verb:literal, power $power:expr) => {
+        $(#[$doc])*
+        pub(crate) struct $name {
+            pub(crate) agent: Agent,
+            pub(crate) vm: VmId,
+            pub(crate) name: String,
+            pub(crate) generation: Generation,
+        }
+
+        #[async_trait]
+        impl Step for $name {
+            fn name(&self) -> String {
+                format!("{} {}", $verb, self.name)
+            }
+
+            async fn run(&self, _: &Context) -> Result<Value> {
+                Output::Power(self.agent.$call(self.vm, self.generation).await?.power).value()
+            }
+
+            async fn undo(&self, _: &Context) -> Result<()> {
+                let status = self.agent.vm(self.vm).await?;
+                if status.power == $power {
+                    self.agent.$undo(self.vm, self.generation).await?;
+                }
+                Ok(())
+            }
+        }
+    };
+}
+
+act!(
+    /// Lets the processors stand still; undone, they go on.
+    Pause: pause, undone by resume, "pause", power (Power::Paused { reason: PauseReason::Asked })
+);
+act!(
+    /// Lets the processors go on; undone, they stand still.
+    Resume: resume, undone by pause, "resume", power (Power::Running)
+);
+
+/// Presses the reset button, which nothing undoes.
+pub(crate) struct Reset {
+    pub(crate) agent: Agent,
+    pub(crate) vm: VmId,
+    pub(crate) name: String,
+    pub(crate) generation: Generation,
+}
+
+#[async_trait]
+impl Step for Reset {
+    fn name(&self) -> String {
+        format!("reset {}", self.name)
+    }
+
+    async fn run(&self, _: &Context) -> Result<Value> {
+        Output::Power(self.agent.reset(self.vm, self.generation).await?.power).value()
+    }
+
+    async fn undo(&self, _: &Context) -> Result<()> {
+        Ok(())
+    }
+
+    fn commits(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,90 @@
+//! Making volumes, and taking them back to a snapshot.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use keyframe_model::agent::{CreateVolume, SnapshotId, VolumeRef, VolumeSource};
+use serde_json::Value;
+
+use super::Output;
+use crate::agent::Agent;
+use crate::job::{Context, Step};
+use crate::{Error, ErrorKind, Result};
+
+/// Makes the volumes of one machine or template.
+pub(crate) struct Make {
+    pub(crate) agent: Agent,
+    /// For people.
+    pub(crate) what: String,
+    pub(crate) volumes: Vec<(VolumeRef, CreateVolume)>,
+}
+
+#[async_trait]
+impl Step for Make {
+    fn name(&self) -> String {
+        format!("make the disks of {}", self.what)
+    }
+
+    async fn run(&self, cx: &Context) -> Result<Value> {
+        let mut sizes = Vec::with_capacity(self.volumes.len());
+        for (volume, wish) in &self.volumes {
+            if cx.cancelled() {
+                return Err(Error::cancelled());
+            }
+            sizes.push(self.agent.create_volume(volume, wish).await?.size.0);
+        }
+        Output::Sizes(sizes).value()
+    }
+
+    async fn undo(&self, _: &Context) -> Result<()> {
+        for (volume, _) in self.volumes.iter().rev() {
+            self.agent.delete_volume(volume).await?;
+        }
+        Ok(())
+    }
+
+    fn deadline(&self) -> Duration {
+        let image = self.volumes.iter().any(|(_, wish)| matches!(wish.source, VolumeSource::Image { .. }));
+        // An import reads a whole image at whatever speed its file system has.
+        if image { Duration::from_secs(24 * 3600) } else { Duration::from_secs(120) }
+    }
+}
+
+/// Takes volumes to a snapshot.
+pub(crate) struct Revert {
+    pub(crate) agent: Agent,
+    /// For people.
+    pub(crate) name: String,
+    pub(crate) snapshot: SnapshotId,
+    /// Each with the snapshot that takes it back again; absent for a volume that no machine uses.
+    pub(crate) volumes: Vec<(VolumeRef, Option<SnapshotId>)>,
+}
+
+#[async_trait]
+impl Step for Revert {
+    fn name(&self) -> String {
+        format!("take the disks to {}", self.name)
+    }
+
+    async fn run(&self, _: &Context) -> Result<Value> {
+        for (volume, _) in &self.volumes {
+            self.agent.revert_volume(volume, self.snapshot).await?;
+        }
+        Ok(Value::Null)
+    }
+
+    async fn undo(&self, _: &Context) -> Result<()> {
+        for (volume, back) in self.volumes.iter().rev() {
+            let Some(back) = back else { continue };
+            match self.agent.revert_volume(volume, *back).await {
+                Ok(()) => {}
+                Err(e) if e.kind == ErrorKind::NotFound => {
+                    let message = format!("disk {volume} has lost its state before the job");
+                    return Err(Error { kind: ErrorKind::Internal, message, source: Some(Box::new(e)) });
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,113 @@
+//! Deleting a machine with its snapshots. Clones and templates made of it stay whole: arrays see to that.
+
+use async_trait::async_trait;
+use keyframe_catalog::{Mode, Owner, Resource, Transaction};
+use keyframe_model::agent::{Generation, JobId, SnapshotId, StopHow, VmId, VolumeRef};
+use keyframe_model::{Activity, JobKind, Rest, Vm, VmEvent, VmState, delete};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::hold::{leave_vm, take_vm, vm_event};
+use super::snapshot_delete::{batches, doomed_snapshots};
+use super::step::{DeleteVolumes, Forget, Stop};
+use crate::agent::Agent;
+use crate::job::{Begun, Ending, Kind, Outcome, Step};
+use crate::{Error, ErrorKind, Result};
+
+/// A machine to be deleted.
+pub(crate) struct VmDeleteOrder {
+    pub(crate) vm: VmId,
+    pub(crate) expected: Option<Generation>,
+    /// Also if it runs.
+    pub(crate) force: bool,
+}
+
+/// What was decided.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct VmDeletePlan {
+    vm: VmId,
+    name: String,
+    generation: Generation,
+    instants: Vec<SnapshotId>,
+    volumes: Vec<VolumeRef>,
+}
+
+/// Deletes a machine.
+pub(crate) struct VmDelete {
+    pub(crate) agent: Agent,
+}
+
+/// Refuses to delete a machine that has a process, unless the caller means it.
+pub(crate) fn unforced(vm: &Vm, force: bool) -> Result<()> {
+    match vm.state {
+        VmState::At { rest: Rest::Running | Rest::Paused { .. } } if !force => {
+            let message = format!("cannot delete {}: it is {}; stop it first, or force it", vm.name, vm.state);
+            Err(Error::new(ErrorKind::State, message))
+        }
+        VmState::At { .. } | VmState::Busy { .. } | VmState::Error { .. } | VmState::Gone => Ok(()),
+    }
+}
+
+#[async_trait]
+impl Kind for VmDelete {
+    type Order = VmDeleteOrder;
+    type Plan = VmDeletePlan;
+    const KIND: JobKind = JobKind::VmDelete;
+
+    async fn begin(&self, tx: &mut Transaction, job: JobId, order: VmDeleteOrder) -> Result<Begun<VmDeletePlan>> {
+        let before = tx.vm(order.vm).await?;
+        unforced(&before, order.force)?;
+        let vm = take_vm(tx, job, order.vm, order.expected, Activity::Deleting).await?;
+        let snapshots = doomed_snapshots(tx, vm.id, delete::Doomed::All).await?;
+        if let Some(refusal) = delete::objections(&snapshots).into_iter().next() {
+            let message = format!("cannot delete {}: {}", vm.name, refusal.message);
+            return Err(Error::new(refusal.kind.into(), message));
+        }
+        let locks: Vec<_> = snapshots.iter().map(|s| (Resource::Snapshot(s.id), Mode::Exclusive)).collect();
+        tx.lock(job, &locks).await?;
+        let owners = snapshots.iter().map(|s| Owner::Snapshot(s.id)).chain([Owner::Vm(vm.id)]);
+        let volumes = tx.unreferenced_without(&owners.collect::<Vec<_>>()).await?;
+        let instants = snapshots.iter().map(|snapshot| snapshot.id).collect();
+        let (title, name) = (format!("delete {}", vm.name), vm.name.to_string());
+        let plan = VmDeletePlan { vm: vm.id, name, generation: vm.generation, instants, volumes };
+        Ok(Begun { plan, title, vms: vec![vm.id], snapshot: None, template: None })
+    }
+
+    fn steps(&self, plan: &VmDeletePlan) -> Vec<Box<dyn Step>> {
+        let agent = || self.agent.clone();
+        let (vm, generation, name) = (plan.vm, plan.generation, plan.name.clone());
+        let mut steps: Vec<Box<dyn Step>> = Vec::new();
+        steps.push(Box::new(Stop {
+            agent: agent(),
+            vm,
+            name,
+            generation,
+            how: StopHow::Hard,
+            back: None,
+            commits: true,
+        }));
+        // The volumes go with their snapshots; of the instants only memories and reports are left to delete.
+        let instants: Vec<_> = plan.instants.iter().map(|&id| (id, Vec::new())).collect();
+        steps.extend(batches(&self.agent, instants));
+        if !plan.volumes.is_empty() {
+            steps.push(Box::new(DeleteVolumes { agent: agent(), volumes: plan.volumes.clone() }));
+        }
+        steps.push(Box::new(Forget { agent: agent(), vm, generation }));
+        steps
+    }
+
+    async fn finish(&self, tx: &mut Transaction, job: &Ending<'_, VmDeletePlan>) -> Result<Value> {
+        match job.outcome {
+            Outcome::Done => {
+                let vm = tx.vm(job.plan.vm).await?;
+                vm.after(&VmEvent::Deleted)?;
+                tx.delete_vm(vm.id, vm.generation).await?;
+            }
+            Outcome::Undone { .. } | Outcome::Broken { .. } => {
+                let event = vm_event(job.outcome, Rest::Stopped);
+                leave_vm(tx, job.plan.vm, event, |_| {}).await?;
+            }
+        }
+        Ok(Value::Null)
+    }
+}

@@ -1,0 +1,177 @@
+//! Keeps the catalog equal to the hosts: what machines do that nobody asked for, whether hosts answer, and what has expired.
+//!
+//! Takes no input: it looks, compares, and changes the catalog; doing it again changes nothing. A machine that a job works
+//! on is left to the job.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyframe_catalog::{Catalog, Host};
+use keyframe_model::agent::{FaultKind, Generation, HostId, Power, Timestamp, VmEvent as AgentEvent, VmId};
+use keyframe_model::{VmEvent, VmState, delete};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use crate::agent::{Agent, Events};
+use crate::kind::hold::rest_of;
+use crate::kind::snapshot_delete::{SnapshotDelete, SnapshotDeleteOrder};
+use crate::{ErrorKind, Manager, Result};
+
+/// The name of the one host that there is so far.
+pub(crate) const LOCAL: &str = "local";
+/// Until the stream of events of a host that does not answer is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How often what has expired is looked for.
+const TIDY: Duration = Duration::from_secs(10);
+/// Most automatic snapshots that are deleted in one go; their jobs have to end first.
+const PRUNE: u32 = 100;
+/// So many events are kept for those who were away.
+const EVENTS: u32 = 100_000;
+
+/// Writes the host down.
+pub(crate) async fn register(catalog: &Catalog, agent: &Agent) -> Result<()> {
+    let mut tx = catalog.write().await?;
+    match tx.find_host(LOCAL).await? {
+        Some(host) if host.address == agent.name() => {}
+        Some(mut host) => {
+            host.address = agent.name().to_owned();
+            tx.update_host(&mut host).await?;
+        }
+        None => {
+            let (id, name, address) = (HostId::new(), LOCAL.to_owned(), agent.name().to_owned());
+            tx.insert_host(&Host { id, name, address, generation: Generation(1), info: None, seen: None }).await?;
+        }
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Listens to the host for ever, and looks at all of it whenever it has missed something.
+pub(crate) async fn listen(manager: Arc<Manager>, look: Duration) {
+    loop {
+        match manager.agent.events().await {
+            Ok(mut events) => {
+                if let Err(e) = follow(&manager, &mut events, look).await {
+                    tracing::debug!(error = &e as &dyn std::error::Error, "the host's events broke off");
+                }
+            }
+            Err(e) => tracing::debug!(error = &e as &dyn std::error::Error, "the host has no events"),
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+async fn follow(manager: &Manager, events: &mut Events, look: Duration) -> Result<()> {
+    // Looked at only once the stream is open, so that nothing is missed between.
+    look_at_host(manager).await?;
+    let mut looked = tokio::time::Instant::now();
+    loop {
+        if looked.elapsed() >= look {
+            look_at_host(manager).await?;
+            looked = tokio::time::Instant::now();
+        }
+        match timeout(look, events.next()).await {
+            Err(_) => {}
+            Ok(event) => match event? {
+                Some(AgentEvent::Changed(status)) => observe(manager, status.vm, &status.power).await?,
+                Some(AgentEvent::Complaint { vm, fault }) => tracing::warn!(%vm, error = %fault, "the host complains"),
+                None => return Ok(()),
+            },
+        }
+    }
+}
+
+/// Compares all machines with what the host says.
+pub(crate) async fn look_at_host(manager: &Manager) -> Result<()> {
+    let info = manager.agent.host().await?;
+    let statuses = manager.agent.vms().await?;
+    let mut tx = manager.catalog.write().await?;
+    if let Some(mut host) = tx.find_host(LOCAL).await? {
+        if host.info.as_ref().map(|old| steady(old)) != Some(steady(&info)) || host.seen.is_none() {
+            (host.info, host.seen) = (Some(info), Some(Timestamp::now()));
+            tx.update_host(&mut host).await?;
+        }
+    }
+    for mut vm in tx.all_vms().await? {
+        let status = statuses.iter().find(|status| status.vm == vm.id);
+        let power = status.map_or(Power::Off, |status| status.power.clone());
+        let next = vm.after(&VmEvent::Observed(rest_of(&power)))?;
+        if next != vm.state {
+            tracing::info!(vm = %vm.name, was = %vm.state, now = %next, "changed by itself");
+            vm.state = next;
+            tx.update_vm(&mut vm).await?;
+        }
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+/// What of a host does not change all the time.
+fn steady(info: &keyframe_model::agent::HostInfo) -> (String, String, String, usize) {
+    (info.agent.clone(), info.hypervisor.clone(), info.machine_type.clone(), info.arrays.len())
+}
+
+/// Writes down what a machine does now.
+async fn observe(manager: &Manager, vm: VmId, power: &Power) -> Result<()> {
+    let seen = manager.catalog.read().await?.vm(vm).await;
+    let differs = |state: &VmState| matches!(state, VmState::At { rest } if *rest != rest_of(power));
+    match seen {
+        Ok(vm) if differs(&vm.state) => {}
+        Ok(_) => return Ok(()),
+        Err(e) if e.kind == keyframe_catalog::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e.into()),
+    }
+    // The event may be older than the job that has ended since: what counts is what the machine does now.
+    let power = match manager.agent.vm(vm).await {
+        Ok(status) => status.power,
+        Err(e) if e.kind == ErrorKind::from(FaultKind::NotFound) => Power::Off,
+        Err(e) => return Err(e),
+    };
+    let mut tx = manager.catalog.write().await?;
+    let mut vm = tx.vm(vm).await?;
+    let next = vm.after(&VmEvent::Observed(rest_of(&power)))?;
+    if next != vm.state {
+        tracing::info!(vm = %vm.name, was = %vm.state, now = %next, "changed by itself");
+        vm.state = next;
+        tx.update_vm(&mut vm).await?;
+        tx.commit().await?;
+    }
+    Ok(())
+}
+
+/// Deletes what has expired, for ever.
+pub(crate) async fn tidy(manager: Arc<Manager>, memory: Duration) {
+    let mut ticks = interval(TIDY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(e) = prune(&manager, memory).await {
+            tracing::warn!(error = &e as &dyn std::error::Error, "cannot delete what has expired");
+        }
+    }
+}
+
+/// Deletes what has expired now.
+pub(crate) async fn prune(manager: &Manager, memory: Duration) -> Result<()> {
+    let now = Timestamp::now();
+    let expired = manager.catalog.read().await?.expired_snapshots(now, PRUNE).await?;
+    for snapshot in expired {
+        let order = SnapshotDeleteOrder {
+            vm: snapshot.vm,
+            doomed: delete::Doomed::One(snapshot.id),
+            expected: Some(snapshot.generation),
+        };
+        match manager.engine.submit::<SnapshotDelete>("expiry", order).await {
+            Ok(job) => tracing::info!(snapshot = %snapshot.name, %job, "has expired and is deleted"),
+            // Its turn comes when whatever is done to the machine is done.
+            Err(e) if matches!(e.kind, ErrorKind::Busy | ErrorKind::Stale | ErrorKind::NotFound) => {}
+            Err(e) => tracing::warn!(snapshot = %snapshot.name, error = %e, "has expired but cannot be deleted"),
+        }
+    }
+    let before = Timestamp(now.0.saturating_sub(i64::try_from(memory.as_micros()).unwrap_or(i64::MAX)));
+    let mut tx = manager.catalog.write().await?;
+    tx.prune_jobs(before, 1000).await?;
+    tx.prune_requests(before).await?;
+    tx.prune_events(EVENTS).await?;
+    tx.commit().await?;
+    Ok(())
+}
