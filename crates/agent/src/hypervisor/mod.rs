@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
 pub mod qemu;
 
 /// What a hypervisor is and can do on this host.

@@ -1,0 +1,464 @@
+//! Machines that exist in this process and in a directory only, for tests of everything above a hypervisor.
+//!
+//! Quick, and honest about states and errors: it passes the suite that the real driver passes. A machine's process is a
+//! file in the directory, so that another driver on the same directory finds it, as after the death of an agent. Its guest
+//! counts and writes through the real exports (see [`Memory`]); it takes a step when somebody makes it ([`Fake::step`]) and
+//! while it is captured.
+
+mod capture;
+mod disks;
+mod faults;
+mod guest;
+mod image;
+mod state;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use keyframe_agent_api::{
+    Accelerator, Bytes, DiskId, DiskSlot, Fault, FaultKind, FixedIdentity, Generation, GuestIdentity, MemoryInfo, NicId,
+    PauseReason, Power, StopHow, Timestamp, VmId, VmStatus,
+};
+use parking_lot::{Mutex, MutexGuard};
+
+use super::{BlockAddress, Cancel, Captured, Cut, Hypervisor, HypervisorInfo, Start};
+use crate::Result;
+pub use faults::{Faults, When};
+use guest::Disks;
+pub use guest::Memory;
+pub use state::Machine;
+
+/// What a fake is like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FakeOptions {
+    /// The guests open their disks and write to them. Without, they only count.
+    pub disks: bool,
+}
+
+impl Default for FakeOptions {
+    fn default() -> FakeOptions {
+        FakeOptions { disks: true }
+    }
+}
+
+/// How a guest's agent behaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mood {
+    /// It does what it is asked.
+    #[default]
+    Willing,
+    /// It never answers.
+    Silent,
+    /// It says no.
+    Refusing,
+    /// It says that it froze, and did not.
+    Lying,
+}
+
+/// The driver.
+pub struct Fake {
+    dir: PathBuf,
+    options: FakeOptions,
+    faults: Faults,
+    slots: Mutex<HashMap<VmId, Arc<Slot>>>,
+    changed: Mutex<Option<Arc<Changed>>>,
+}
+
+type Changed = dyn Fn(VmId, Power) + Send + Sync;
+
+/// One machine, on or off.
+struct Slot {
+    vm: VmId,
+    turn: Mutex<()>,
+    machine: Mutex<Option<Machine>>,
+    /// Held while the guest takes a step: whoever has it has stopped the guest.
+    disks: Mutex<Disks>,
+    frozen: Mutex<Option<Instant>>,
+    mood: Mutex<Mood>,
+}
+
+impl Slot {
+    fn fault(&self, kind: FaultKind, why: &str) -> Fault {
+        Fault::new(kind, format!("machine {}: {why}", self.vm))
+    }
+
+    fn get(&self) -> Result<Machine> {
+        self.machine.lock().clone().ok_or_else(|| self.fault(FaultKind::Conflict, "it is off"))
+    }
+}
+
+impl Fake {
+    /// A driver on a directory, which it makes. It knows no machine before [`adopt`](Hypervisor::adopt).
+    pub fn new(dir: impl Into<PathBuf>, options: FakeOptions) -> Fake {
+        Fake { dir: dir.into(), options, faults: Faults::default(), slots: Mutex::default(), changed: Mutex::default() }
+    }
+
+    /// What goes wrong.
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// Sets how a guest's agent behaves.
+    pub fn mood(&self, vm: VmId, mood: Mood) {
+        *self.slot(vm).mood.lock() = mood;
+    }
+
+    /// A machine as it is, if it is on.
+    pub fn machine(&self, vm: VmId) -> Option<Machine> {
+        self.slot(vm).machine.lock().clone()
+    }
+
+    /// Lets a running guest take steps: each is one write to one disk, or one number further.
+    pub fn step(&self, vm: VmId, steps: usize) -> Result<Memory> {
+        let slot = self.slot(vm);
+        for _ in 0..steps {
+            self.one_step(&slot)?;
+        }
+        slot.get().map(|machine| machine.guest)
+    }
+
+    /// Fails unless the guest's disks are of the same instant as its memory, as the guest itself would find out.
+    pub fn check(&self, vm: VmId) -> Result<()> {
+        let slot = self.slot(vm);
+        let machine = slot.get()?;
+        let mut disks = slot.disks.lock();
+        disks.check(machine.guest, &machine.wanted(self.options.disks))
+    }
+
+    /// Ends a machine's process, as `kill -9` does.
+    pub fn kill(&self, vm: VmId) -> Result<()> {
+        let slot = self.slot(vm);
+        self.end(&slot)?;
+        self.tell(vm, Power::Off);
+        Ok(())
+    }
+
+    /// Something stops a guest that nobody asked for: a full array, a failed disk, a crash.
+    pub fn stumble(&self, vm: VmId, reason: PauseReason) -> Result<()> {
+        let slot = self.slot(vm);
+        self.change(&slot, |machine| machine.power = Power::Paused { reason })?;
+        self.tell(vm, Power::Paused { reason });
+        Ok(())
+    }
+
+    fn tell(&self, vm: VmId, power: Power) {
+        let changed = self.changed.lock().clone();
+        if let Some(changed) = changed {
+            changed(vm, power);
+        }
+    }
+
+    fn slot(&self, vm: VmId) -> Arc<Slot> {
+        let make = || {
+            Arc::new(Slot {
+                vm,
+                turn: Mutex::default(),
+                machine: Mutex::default(),
+                disks: Mutex::default(),
+                frozen: Mutex::default(),
+                mood: Mutex::default(),
+            })
+        };
+        Arc::clone(self.slots.lock().entry(vm).or_insert_with(make))
+    }
+
+    /// One step of a guest that runs; of one that does not, none.
+    fn one_step(&self, slot: &Slot) -> Result<()> {
+        let mut disks = slot.disks.lock();
+        let machine = slot.get()?;
+        if machine.power != Power::Running || slot.frozen.lock().is_some_and(|until| Instant::now() < until) {
+            return Ok(());
+        }
+        let stepped = disks.step(machine.guest, &machine.wanted(self.options.disks));
+        let stepped = stepped.map_err(|e| slot.fault(FaultKind::Internal, &format!("its guest writes: {e}")))?;
+        self.change(slot, |machine| machine.guest = stepped)
+    }
+
+    /// Changes a machine that is on, here and in the directory.
+    fn change(&self, slot: &Slot, change: impl FnOnce(&mut Machine)) -> Result<()> {
+        let mut current = slot.machine.lock();
+        let machine = current.as_mut().ok_or_else(|| slot.fault(FaultKind::Conflict, "it is off"))?;
+        change(machine);
+        machine.write(&self.dir, slot.vm).map_err(|e| slot.fault(FaultKind::Internal, &e.to_string()))
+    }
+
+    fn end(&self, slot: &Slot) -> Result<()> {
+        let mut current = slot.machine.lock();
+        *current = None;
+        *slot.frozen.lock() = None;
+        Machine::delete(&self.dir, slot.vm).map_err(|e| slot.fault(FaultKind::Internal, &e.to_string()))?;
+        drop(current);
+        // A step under way is not waited for: the process is gone.
+        if let Some(mut disks) = slot.disks.try_lock() {
+            *disks = Disks::default();
+        }
+        Ok(())
+    }
+
+    /// Does something with a machine that is on, in its turn.
+    fn with<T>(&self, call: &str, vm: VmId, act: impl FnOnce(&Slot, Machine) -> Result<T>) -> Result<T> {
+        let slot = self.slot(vm);
+        let _turn: MutexGuard<'_, ()> = slot.turn.lock();
+        self.faults.around(call, None, || act(&slot, slot.get()?))
+    }
+
+    fn launch(&self, slot: &Slot, start: &Start<'_>) -> Result<()> {
+        if slot.machine.lock().is_some() {
+            return Err(slot.fault(FaultKind::Conflict, "it is on already"));
+        }
+        let guest = match start.memory {
+            Some(image) => image::read(image)?.fits(image, start.machine)?,
+            None => Memory::default(),
+        };
+        let power = if start.paused { ASKED } else { Power::Running };
+        let machine = Machine::new(start, guest, power);
+        let opened = Disks::open(&machine.wanted(self.options.disks));
+        *slot.disks.lock() =
+            opened.map_err(|e| slot.fault(FaultKind::Internal, &format!("it cannot open its disks: {e}")))?;
+        machine.write(&self.dir, slot.vm).map_err(|e| slot.fault(FaultKind::Internal, &e.to_string()))?;
+        *slot.machine.lock() = Some(machine);
+        Ok(())
+    }
+}
+
+const ASKED: Power = Power::Paused { reason: PauseReason::Asked };
+
+impl Hypervisor for Fake {
+    fn info(&self) -> Result<HypervisorInfo> {
+        self.faults.around("info", None, || {
+            Ok(HypervisorInfo {
+                version: image::VERSION.into(),
+                machine_type: image::MACHINE_TYPE.into(),
+                accelerator: Accelerator::Emulation { reason: "nothing here is real".into() },
+                uefi_variables: None,
+            })
+        })
+    }
+
+    fn adopt(&self) -> Result<Vec<VmId>> {
+        self.faults.around("adopt", None, || {
+            for (vm, machine) in Machine::all(&self.dir).map_err(|e| Fault::new(FaultKind::Internal, e.to_string()))? {
+                let slot = self.slot(vm);
+                *slot.frozen.lock() = None;
+                slot.machine.lock().get_or_insert(machine);
+            }
+            let slots = self.slots.lock();
+            let mut found: Vec<VmId> =
+                slots.iter().filter(|(_, slot)| slot.machine.lock().is_some()).map(|(vm, _)| *vm).collect();
+            found.sort();
+            Ok(found)
+        })
+    }
+
+    fn start(&self, vm: VmId, start: &Start<'_>) -> Result<()> {
+        let slot = self.slot(vm);
+        let _turn = slot.turn.lock();
+        self.faults.around("start", None, || self.launch(&slot, start))
+    }
+
+    fn status(&self, vm: VmId) -> Result<VmStatus> {
+        self.faults.around("status", None, || {
+            let slot = self.slot(vm);
+            let machine = slot.machine.lock().clone();
+            // Memory is all in a moment later.
+            if machine.as_ref().is_some_and(|machine| machine.pending > Bytes(0)) {
+                self.change(&slot, |machine| machine.pending = Bytes(0))?;
+            }
+            let on = machine.is_some();
+            Ok(VmStatus {
+                vm,
+                generation: Generation(0),
+                power: machine.as_ref().map_or(Power::Off, |machine| machine.power.clone()),
+                pid: machine.as_ref().map(|_| std::process::id()),
+                since: machine.as_ref().map(|machine| machine.since),
+                hypervisor: on.then(|| image::VERSION.into()),
+                emulated: on,
+                memory_pending: machine.as_ref().map_or(Bytes(0), |machine| machine.pending),
+                vnc: None,
+                console: None,
+                machine: machine.map(|machine| machine.hardware),
+            })
+        })
+    }
+
+    fn stop(&self, vm: VmId, how: StopHow) -> Result<()> {
+        let slot = self.slot(vm);
+        let _turn = slot.turn.lock();
+        self.faults.around("stop", None, || {
+            if let (StopHow::Graceful { then_hard: false, .. }, Mood::Silent) = (how, *slot.mood.lock()) {
+                if slot.machine.lock().is_some() {
+                    return Err(slot.fault(FaultKind::Deadline, "the guest did not power off in time"));
+                }
+            }
+            self.end(&slot)
+        })
+    }
+
+    fn pause(&self, vm: VmId) -> Result<()> {
+        self.with("pause", vm, |slot, _| self.change(slot, |machine| machine.power = ASKED))
+    }
+
+    fn resume(&self, vm: VmId) -> Result<()> {
+        self.with("resume", vm, |slot, _| self.change(slot, |machine| machine.power = Power::Running))
+    }
+
+    fn reset(&self, vm: VmId) -> Result<()> {
+        self.with("reset", vm, |slot, _| {
+            let _stopped = slot.disks.lock();
+            self.change(slot, |machine| machine.guest = Memory::default())
+        })
+    }
+
+    fn add_disk(&self, vm: VmId, disk: &DiskSlot, blocks: &BlockAddress) -> Result<()> {
+        self.with("add_disk", vm, |slot, machine| {
+            if machine.hardware.disks.contains(disk) {
+                return Ok(());
+            }
+            if machine.hardware.disks.iter().any(|other| other.slot == disk.slot || other.id == disk.id) {
+                return Err(slot.fault(FaultKind::Conflict, "the slot or the disk is in use"));
+            }
+            self.change(slot, |machine| machine.add(disk, blocks))
+        })
+    }
+
+    fn remove_disk(&self, vm: VmId, disk: DiskId, _deadline: Duration) -> Result<()> {
+        self.with("remove_disk", vm, |slot, machine| {
+            if *slot.mood.lock() == Mood::Silent && machine.hardware.disks.iter().any(|other| other.id == disk) {
+                return Err(slot.fault(FaultKind::Deadline, "the guest has not let go of the disk in time"));
+            }
+            let mut disks = slot.disks.lock();
+            disks.close(disk);
+            self.change(slot, |machine| machine.take(disk))
+        })
+    }
+
+    fn disk_resized(&self, vm: VmId, disk: DiskId) -> Result<()> {
+        self.with("disk_resized", vm, |slot, machine| {
+            if !machine.hardware.disks.iter().any(|other| other.id == disk) {
+                return Err(slot.fault(FaultKind::NotFound, &format!("it has no disk {disk}")));
+            }
+            let mut disks = slot.disks.lock();
+            match machine.wanted(self.options.disks).iter().find(|(id, _)| *id == disk) {
+                Some(wanted) => disks.reopen(wanted).map(drop).map_err(|e| guest::trouble(wanted, &e)),
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn set_link(&self, vm: VmId, nic: NicId, up: bool) -> Result<()> {
+        self.with("set_link", vm, |slot, machine| {
+            if !machine.hardware.nics.iter().any(|other| other.id == nic) {
+                return Err(slot.fault(FaultKind::NotFound, &format!("it has no interface {nic}")));
+            }
+            self.change(slot, |machine| machine.plug(nic, up))
+        })
+    }
+
+    fn fix_identity(&self, vm: VmId, identity: &GuestIdentity, _deadline: Duration) -> Result<FixedIdentity> {
+        self.with("fix_identity", vm, |slot, _| {
+            let agent = *slot.mood.lock() != Mood::Silent;
+            let done = *slot.mood.lock() == Mood::Willing;
+            if done {
+                self.change(slot, |machine| machine.identity = Some(identity.clone()))?;
+            }
+            Ok(FixedIdentity {
+                agent,
+                host_name: identity.host_name.as_ref().map(|_| done),
+                macs: (!identity.macs.is_empty()).then_some(done),
+                clock: identity.clock.then_some(done),
+                complaints: if done { Vec::new() } else { vec!["the guest agent does not answer".into()] },
+            })
+        })
+    }
+
+    fn freeze(&self, vm: VmId, _deadline: Duration, hold: Duration) -> Result<u32> {
+        self.with("freeze", vm, |slot, machine| {
+            // Takes the guest's step under way with it.
+            let _stopped = slot.disks.lock();
+            let mut frozen = slot.frozen.lock();
+            match *slot.mood.lock() {
+                Mood::Silent => return Err(slot.fault(FaultKind::Deadline, "the guest agent does not answer")),
+                Mood::Refusing => return Err(slot.fault(FaultKind::Guest, "the guest agent says no")),
+                Mood::Lying => return Err(slot.fault(FaultKind::Guest, "the guest agent says it froze, but it has not")),
+                Mood::Willing => {}
+            }
+            if frozen.is_some_and(|until| Instant::now() < until) {
+                return Err(slot.fault(FaultKind::Conflict, "it is frozen already"));
+            }
+            *frozen = Some(Instant::now() + hold);
+            Ok(u32::try_from(machine.hardware.disks.len().max(1)).unwrap_or(1))
+        })
+    }
+
+    fn thaw(&self, vm: VmId) -> Result<()> {
+        self.with("thaw", vm, |slot, _| match slot.frozen.lock().take() {
+            Some(until) if Instant::now() < until => Ok(()),
+            Some(_) => Err(slot.fault(FaultKind::Guest, "the time to hold it was over")),
+            None => Err(slot.fault(FaultKind::Conflict, "it is not frozen")),
+        })
+    }
+
+    fn capture(&self, vm: VmId, to: &Path, cut: &mut dyn Cut, cancel: &dyn Cancel) -> Result<Captured> {
+        let slot = self.slot(vm);
+        let _turn = slot.turn.lock();
+        let captured = self.faults.around("capture", Some(cancel), || capture::capture(self, &slot, to, cut, cancel));
+        cut.abandon();
+        // What dies leaves its draft behind, what fails does not.
+        if captured.as_ref().is_err_and(|fault| fault.kind != FaultKind::Unreachable) {
+            image::discard(to);
+        }
+        captured
+    }
+
+    fn image(&self, image: &Path) -> Result<MemoryInfo> {
+        self.faults.around("image", None, || image::read(image)?.info(image))
+    }
+
+    fn compress(&self, image: &Path) -> Result<MemoryInfo> {
+        self.faults.around("compress", None, || {
+            let mut found = image::read(image)?;
+            found.compressed = true;
+            found.write(image)?;
+            found.info(image)
+        })
+    }
+
+    fn console(&self, vm: VmId) -> Result<PathBuf> {
+        self.with("console", vm, |_, _| Ok(self.dir.join(format!("{vm}.console"))))
+    }
+
+    fn remove(&self, vm: VmId) -> Result<()> {
+        let slot = self.slot(vm);
+        let _turn = slot.turn.lock();
+        self.faults.around("remove", None, || {
+            if slot.machine.lock().is_some() {
+                return Err(slot.fault(FaultKind::Conflict, "it is on; stop it first"));
+            }
+            self.slots.lock().remove(&vm);
+            Ok(())
+        })
+    }
+
+    fn watch(&self, changed: Box<dyn Fn(VmId, Power) + Send + Sync>) {
+        *self.changed.lock() = Some(changed.into());
+    }
+}
+
+impl Machine {
+    fn new(start: &Start<'_>, guest: Memory, power: Power) -> Machine {
+        let hardware = start.machine.clone();
+        let cables = hardware.nics.iter().map(|nic| (nic.id, nic.link_up && !start.new_identity)).collect();
+        Machine {
+            blocks: hardware.disks.iter().map(|disk| (disk.id, (start.blocks)(&disk.volume))).collect(),
+            power,
+            since: Timestamp::now(),
+            guest,
+            cables,
+            identity: None,
+            pending: if start.memory.is_some() { hardware.memory } else { Bytes(0) },
+            hardware,
+        }
+    }
+}
