@@ -38,7 +38,8 @@ pub struct Captured {
 /// Reads one migration stream to its end and makes an image of it at `target`.
 ///
 /// `metadata` is kept as it is; it should say which QEMU and which machine type the image belongs to. After an error there
-/// is no image, and an older one of that name is untouched.
+/// is no image, and an older one of that name is untouched. Two captures at once need two names. To give up, shut the
+/// connection down: the stream is cut short then.
 pub fn capture(stream: impl Read, target: &Path, metadata: &[u8], status: impl FnMut(Progress)) -> Result<Captured> {
     if metadata.len() > METADATA_MAX {
         let message =

@@ -176,11 +176,10 @@ impl Image {
         &self.header
     }
 
-    /// Tells the kernel that all of the file is about to be read.
+    /// Tells the kernel that the file is about to be read from front to back.
     pub(crate) fn expect_reading(&self) {
         // Advice: if it is not taken, reading is slower and nothing else.
         rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::Sequential).ok();
-        rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::WillNeed).ok();
     }
 
     fn corrupt(&self, at: PageAt, what: &str) -> Error {

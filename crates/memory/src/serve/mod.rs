@@ -16,7 +16,9 @@
 //! discard something before it was told to listen (`loadvm_postcopy_handle_listen` otherwise ends in the state *discard*).
 //!
 //! If the server dies, the guest stops at the first page that is missing and is not lost: after `migrate-recover` another
-//! server goes on with [`recover`]. If that happens before QEMU has run the package, there is no guest yet to be lost.
+//! server goes on with [`recover`]. A device of the guest may be what waits, and QEMU's main loop with it; only a command that
+//! is sent out of band (`exec-oob`) is answered then. If the server dies before QEMU has run the package, QEMU ends; there is
+//! no guest yet to be lost.
 //!
 //! Costs two threads and memory for a checksum and a mark for each page. Source of the protocol: QEMU 10.0,
 //! `migration/migration.c` (`migration_thread`, `postcopy_start`, `postcopy_do_resume`), `migration/savevm.c`
@@ -200,6 +202,7 @@ impl<S: FnMut(Progress)> Server<'_, S> {
     /// All pages: what the guest waits for first, the rest in the background.
     fn pages(&mut self) -> Result<()> {
         let mut reported = 0;
+        self.report();
         loop {
             loop {
                 match self.answers.try_recv() {
