@@ -92,7 +92,6 @@ impl Default for AgentConfig {
 
 /// An array.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ArrayConfig {
     /// As others call it.
     pub name: String,
@@ -103,7 +102,7 @@ pub struct ArrayConfig {
 
 /// What an array is.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
-#[serde(tag = "driver", rename_all = "kebab-case")]
+#[serde(tag = "driver", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Driver {
     /// A pool of the built-in engine.
     Engine {
@@ -254,6 +253,7 @@ mod tests {
         check("[agent]\ncache = \"x\"", &[], "not a size");
         check("[agent]\nlisten = \"0.0.0.0:1\"", &[], "agent.tls");
         check("[[array]]\nname = \"a\"\ndriver = \"tape\"", &[], "tape");
+        check("[[array]]\nname = \"a\"\ndriver = \"engine\"\npool = \"p\"\nsiez = 1", &[], "siez");
         check("[[array]]\nname = \"a/b\"\ndriver = \"engine\"\npool = \"p\"", &[], "a/b");
         let one = "[[array]]\nname = \"a\"\ndriver = \"engine\"\npool = \"p\"\n";
         check(&format!("{one}{one}"), &[], "two arrays");

@@ -112,6 +112,11 @@ impl TestAgent {
     fn end(&mut self) {
         self.life.end();
         if let Some(runtime) = self.runtime.take() {
+            if let Some(served) = self.served.take() {
+                // Waited for, so that the socket is dead when another agent binds it.
+                served.abort();
+                drop(runtime.block_on(served));
+            }
             // Threads that wait in a driver end by themselves; what they do then has no effect.
             runtime.shutdown_background();
         }

@@ -125,6 +125,8 @@ impl Instants {
             return Err(fault(FaultKind::Busy, format!("instant {snapshot} is being taken")));
         }
         let taken = self.take_anew(snapshot, wish, &disks, &taking);
+        // Whatever a cancelled step made of it.
+        let taken = taken.map_err(|fault| taking.check(snapshot).err().unwrap_or(fault));
         let taken = taken.map_err(|fault| self.undo(snapshot, &disks, fault));
         self.taking.lock().remove(&snapshot);
         taken
