@@ -1,0 +1,70 @@
+//! `keyframe agent`: this process becomes the agent, or starts one in the background and waits until it serves.
+
+use std::fs::OpenOptions;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use keyframe_agent::config::Config;
+use keyframe_agent::paths::Paths;
+use keyframe_agent::run::{self, RunOptions};
+
+use crate::cli::AgentArgs;
+
+/// How long an agent may take until it serves; a large journal is replayed in that time.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Between looks.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// The data directory that is meant.
+pub(crate) fn data_dir(given: Option<&Path>) -> Result<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let user =
+        || set("XDG_DATA_HOME").or_else(|| Some(set("HOME")?.join(".local/share"))).map(|dir| dir.join("keyframe"));
+    let usual = || if rustix::process::geteuid().is_root() { Some("/var/lib/keyframe".into()) } else { user() };
+    let chosen = given.map(Path::to_owned).or_else(|| set("KEYFRAME_DATA")).or_else(usual);
+    let chosen = chosen.context("no data directory: give --data DIR or set KEYFRAME_DATA")?;
+    std::path::absolute(&chosen).with_context(|| format!("cannot use the path {}", chosen.display()))
+}
+
+/// Runs an agent until it is told to stop, or starts one.
+pub(crate) fn run(args: &AgentArgs) -> Result<()> {
+    let data = data_dir(args.data.as_deref())?;
+    if !args.foreground {
+        return start(&data);
+    }
+    let config = Config::load(&data, |name| std::env::var(name).ok())?;
+    run::start_log(&config.log)?;
+    let me = std::env::current_exe().context("find this program")?;
+    let helper = vec![me.into(), "helper".into()];
+    Ok(run::run(&RunOptions { data, config, helper })?)
+}
+
+/// Starts an agent in the background; returns when it serves.
+pub(crate) fn start(data: &Path) -> Result<()> {
+    let paths = Paths::of(data);
+    paths.make()?;
+    let log = data.join("agent.log");
+    let out = OpenOptions::new().create(true).append(true).open(&log);
+    let out = out.with_context(|| format!("cannot write {}", log.display()))?;
+    let mut command = Command::new(std::env::current_exe().context("find this program")?);
+    command.args(["agent", "--foreground", "--data"]).arg(data);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(out);
+    // A key pressed at this terminal is not meant for it.
+    command.process_group(0);
+    let mut child = command.spawn().context("start the agent")?;
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until {
+        if let Some(status) = child.try_wait().context("wait for the agent")? {
+            bail!("the agent ended ({status}); the reason is in {}", log.display());
+        }
+        if UnixStream::connect(paths.agent_socket()).is_ok() {
+            return Ok(());
+        }
+        std::thread::sleep(LOOK);
+    }
+    bail!("the agent does not serve yet; see {}", log.display())
+}
