@@ -25,13 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two looks, when nothing rings.
 const LOOK: Duration = Duration::from_millis(1);
 
-pub(super) fn capture(
-    fake: &Fake,
-    slot: &Slot,
-    to: &Path,
-    cut: &mut dyn Cut,
-    cancel: &dyn Cancel,
-) -> Result<Captured> {
+pub(super) fn capture(fake: &Fake, slot: &Slot, to: &Path, cut: &mut dyn Cut, cancel: &dyn Cancel) -> Result<Captured> {
     let machine = slot.get()?;
     fake.change(slot, |machine| machine.pending = Bytes(0))?;
     let write = |contents: &[u8]| std::fs::write(image::draft(to), contents);
@@ -61,12 +55,7 @@ struct Bell {
     sound: Condvar,
 }
 
-fn live(
-    fake: &Fake,
-    slot: &Slot,
-    cut: &mut dyn Cut,
-    cancel: &dyn Cancel,
-) -> Result<(CutMethod, super::Memory)> {
+fn live(fake: &Fake, slot: &Slot, cut: &mut dyn Cut, cancel: &dyn Cancel) -> Result<(CutMethod, super::Memory)> {
     let bell = Arc::new(Bell::default());
     let ring = Arc::clone(&bell);
     let armed = cut.arm(Box::new(move || {

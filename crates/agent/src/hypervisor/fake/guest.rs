@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use keyframe_agent_api::{DiskId, FaultKind, Fault};
+use keyframe_agent_api::{DiskId, Fault, FaultKind};
 use serde::{Deserialize, Serialize};
 
 use super::disks::Disk;

@@ -32,7 +32,9 @@ fn about(path: &Path, kind: FaultKind, why: impl std::fmt::Display) -> Fault {
 pub(super) fn read(path: &Path) -> Result<Image> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(about(path, FaultKind::NotFound, "it is not there")),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(about(path, FaultKind::NotFound, "it is not there"));
+        }
         Err(e) => return Err(about(path, FaultKind::Internal, e)),
     };
     serde_json::from_slice(&bytes).map_err(|_| about(path, FaultKind::Corrupt, "it is not whole"))
@@ -90,7 +92,8 @@ impl Image {
     /// The memory, if this machine can go on from it.
     pub(super) fn fits(&self, path: &Path, machine: &Machine) -> Result<Memory> {
         self.info(path)?;
-        let same = self.machine_type == machine.machine_type && self.memory == machine.memory && self.cpus == machine.cpus;
+        let same =
+            self.machine_type == machine.machine_type && self.memory == machine.memory && self.cpus == machine.cpus;
         if same { Ok(self.guest) } else { Err(about(path, FaultKind::Invalid, "it is of another machine")) }
     }
 }

@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keyframe_agent_api::{
-    Accelerator, Bytes, DiskId, DiskSlot, Fault, FaultKind, FixedIdentity, Generation, GuestIdentity, MemoryInfo, NicId,
-    PauseReason, Power, StopHow, Timestamp, VmId, VmStatus,
+    Accelerator, Bytes, DiskId, DiskSlot, Fault, FaultKind, FixedIdentity, Generation, GuestIdentity, MemoryInfo,
+    NicId, PauseReason, Power, StopHow, Timestamp, VmId, VmStatus,
 };
 use parking_lot::{Mutex, MutexGuard};
 
@@ -381,7 +381,9 @@ impl Hypervisor for Fake {
             match *slot.mood.lock() {
                 Mood::Silent => return Err(slot.fault(FaultKind::Deadline, "the guest agent does not answer")),
                 Mood::Refusing => return Err(slot.fault(FaultKind::Guest, "the guest agent says no")),
-                Mood::Lying => return Err(slot.fault(FaultKind::Guest, "the guest agent says it froze, but it has not")),
+                Mood::Lying => {
+                    return Err(slot.fault(FaultKind::Guest, "the guest agent says it froze, but it has not"));
+                }
                 Mood::Willing => {}
             }
             if frozen.is_some_and(|until| Instant::now() < until) {

@@ -288,3 +288,93 @@ impl Line {
         self.pair(name, &value.to_string());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use keyframe_agent_api::{Bytes, CloudInit, DirectBoot, NicId, VmId, VolumeRef};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn uuid(n: u128) -> Uuid {
+        Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + n)
+    }
+
+    fn disk(n: u8, slot: u8) -> DiskSlot {
+        let volume = VolumeRef { array: "local".into(), volume: format!("volume{n}") };
+        DiskSlot { id: uuid(n.into()).into(), slot, volume, read_only: false, firmware_variables: false }
+    }
+
+    fn nic(n: u8, connection: NicConnection) -> NicSlot {
+        let id: NicId = uuid(100 + u128::from(n)).into();
+        NicSlot { id, slot: n, mac: format!("52:54:00:00:00:0{n}"), connection, link_up: true }
+    }
+
+    fn machine() -> Machine {
+        Machine {
+            name: "web, the first".into(),
+            uuid: uuid(1000),
+            generation_id: uuid(1001),
+            machine_type: "pc-q35-10.0".into(),
+            cpus: 2,
+            memory: Bytes::mib(512),
+            firmware: Firmware::Bios,
+            direct_boot: None,
+            disks: vec![disk(2, 9), disk(1, 0)],
+            nics: vec![nic(0, NicConnection::User)],
+            cloud_init: None,
+        }
+    }
+
+    /// One word a line, compared with a file that people have read.
+    fn check(machine: &Machine, accelerator: &Accelerator, incoming: bool, golden: &str) {
+        let vm: VmId = uuid(2000).into();
+        let place = Place::new(Path::new("/vms"), Path::new("/short"), vm);
+        let address = |disk: &DiskSlot| BlockAddress {
+            socket: "/run/nbd.sock".into(),
+            export: disk.volume.to_string(),
+        };
+        let blocks = machine.disks.iter().map(|disk| (disk.id, address(disk))).collect();
+        let plan = Plan {
+            machine,
+            blocks: &blocks,
+            place: &place,
+            accelerator,
+            uefi_code: Some(Path::new("/usr/share/OVMF/OVMF_CODE_4M.fd")),
+            networks: Path::new("/short/networks"),
+            incoming,
+        };
+        let found = arguments(&plan).join("\n") + "\n";
+        assert!(found == golden, "the command line is now:\n{found}");
+    }
+
+    #[test]
+    fn a_kernel_from_outside_emulated() {
+        let direct_boot = Some(DirectBoot {
+            kernel: "/boot/vmlinuz".into(),
+            initrd: Some("/boot/initrd".into()),
+            command_line: "console=ttyS0 root=/dev/vda".into(),
+        });
+        let nics = vec![
+            nic(1, NicConnection::Isolated { network: "lab".into() }),
+            nic(0, NicConnection::User),
+            nic(2, NicConnection::None),
+        ];
+        let machine = Machine { direct_boot, nics, ..machine() };
+        let accelerator = Accelerator::Emulation { reason: "no KVM".into() };
+        check(&machine, &accelerator, true, include_str!("golden/direct.txt"));
+    }
+
+    #[test]
+    fn uefi_with_everything_under_kvm() {
+        let mut machine = Machine {
+            firmware: Firmware::Uefi,
+            cloud_init: Some(CloudInit::default()),
+            nics: vec![nic(0, NicConnection::Bridge { bridge: "br0".into(), vlan: Some(7) })],
+            ..machine()
+        };
+        machine.disks.push(DiskSlot { firmware_variables: true, ..disk(3, 23) });
+        machine.disks.push(DiskSlot { read_only: true, ..disk(4, 3) });
+        check(&machine, &Accelerator::Kvm, false, include_str!("golden/uefi.txt"));
+    }
+}

@@ -1,0 +1,197 @@
+//! Real guests: disks and memory of one instant, and what fails in the middle.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use keyframe_agent::hypervisor::Start;
+use keyframe_agent_api::{DiskSlot, FaultKind, GuestIdentity, Machine, Power, StopHow, VmId, VolumeRef};
+use keyframe_lab::qga::Agent;
+use keyframe_lab::stamps::Stamps;
+use keyframe_lab::vm::Disk;
+
+use super::fixture::{After, Bench, QemuBench, World, machine, volume};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The machine on clones of its volumes.
+fn on_clones(machine: &Machine, suffix: &str) -> Machine {
+    let disk =
+        |disk: &DiskSlot| DiskSlot { volume: volume(&format!("{}-{suffix}", disk.volume.volume)), ..disk.clone() };
+    Machine { disks: machine.disks.iter().map(disk).collect(), ..machine.clone() }
+}
+
+fn disk(world: &World, name: &str) -> Disk {
+    let at = world.address(&volume(name));
+    Disk::Nbd { socket: at.socket, export: at.export }
+}
+
+#[test]
+fn a_fork_of_a_guest_at_work_finds_disks_and_memory_of_one_instant() -> Result<()> {
+    let bench = QemuBench::new()?;
+    let (world, driver) = (bench.world(), bench.driver());
+    let source = VmId::new();
+    let hardware = machine("pc-q35-10.0", Some(bench.boot("lab=stamp")), &["root", "data"]);
+    bench.start(source, &hardware, None, false)?;
+    bench.wait_console(source, 0, "STAMP 4")?;
+    let image = world.dir.path().join("fork.kfm");
+    let mut cut = world.cut(&["root", "data"]);
+    let captured = driver.capture(source, &image, &mut cut, &After::never())?;
+    println!("paused {:?}", captured.paused);
+    for name in ["root", "data"] {
+        world.clone_of(name, cut.snapshot, &format!("{name}-fork"))?;
+    }
+    let sizes = bench.sizes()?;
+    let stamps = Stamps::read((&disk(world, "root-fork"), sizes.0), (&disk(world, "data-fork"), sizes.1))?;
+
+    // The writer in the fork has both numbers in its memory: it complains if a disk holds another.
+    let fork = VmId::new();
+    let copy = Machine { generation_id: uuid::Uuid::new_v4(), ..on_clones(&hardware, "fork") };
+    let blocks = |volume: &VolumeRef| world.address(volume);
+    let start = Start { machine: &copy, blocks: &blocks, memory: Some(&image), new_identity: true, paused: false };
+    let began = Instant::now();
+    driver.start(fork, &start)?;
+    let next = format!("STAMP {}", stamps.a + 30);
+    println!("resumed after {:?}, at stamp {}", began.elapsed(), stamps.a);
+    let until = Instant::now() + PATIENCE;
+    while !bench.console(fork).lines().any(|line| line >= next.as_str() && line.len() >= next.len()) {
+        ensure!(Instant::now() < until, "the fork does not go on: {}", bench.console(fork));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let said = bench.console(fork);
+    println!("first words of the fork after {:?}", began.elapsed());
+    ensure!(!said.contains("STAMP-BAD") && !said.contains("GUEST-READY"), "{said}");
+
+    // Nobody else has a word; the cable is out until the identity is right.
+    let new = "52:54:00:00:00:99";
+    let identity = GuestIdentity {
+        host_name: Some("fork".into()),
+        macs: vec![("52:54:00:00:00:01".into(), new.into())],
+        clock: true,
+    };
+    let fixed = driver.fix_identity(fork, &identity, PATIENCE)?;
+    ensure!(fixed.complaints.is_empty() && fixed.macs == Some(true), "{fixed:?}");
+    let mut agent = Agent::connect(&bench.file(fork, "qga.sock"), PATIENCE)?;
+    let state = agent.shell("hostname; cat /sys/class/net/eth0/address /sys/class/net/eth0/carrier 2>&1", PATIENCE)?;
+    ensure!(state.output.starts_with(&format!("fork\n{new}\n")) && !state.output.ends_with("1\n"), "{state:?}");
+    let running = driver.status(source)?.power == Power::Running;
+    ensure!(running && !bench.console(source).contains("STAMP-BAD"), "the source is not as it was");
+    Ok(())
+}
+
+#[test]
+fn what_fails_in_the_middle_leaves_a_guest_that_runs() -> Result<()> {
+    let mut bench = QemuBench::new()?;
+    let vm = VmId::new();
+    let hardware = bench.machine();
+    bench.start(vm, &hardware, None, false)?;
+    bench.wait_up(vm)?;
+    a_full_file_system(&bench, vm)?;
+    an_agent_that_hangs(&bench, vm)?;
+    a_pause_of_an_agent_that_died(&mut bench, vm)?;
+    a_page_server_that_dies(&bench, vm, &hardware)?;
+    a_machine_that_dies_while_it_is_captured(&bench, vm)?;
+    bench.start(vm, &hardware, None, false)?;
+    bench.wait_up(vm)?;
+    bench.driver().stop(vm, StopHow::Graceful { deadline: PATIENCE.into(), then_hard: false })?;
+    ensure!(bench.driver().status(vm)?.power == Power::Off);
+    Ok(())
+}
+
+fn running(bench: &QemuBench, vm: VmId) -> Result<()> {
+    let power = bench.driver().status(vm)?.power;
+    ensure!(power == Power::Running, "it is {power:?}");
+    Ok(())
+}
+
+/// A small file system of its own; needs the right to mount.
+fn a_full_file_system(bench: &QemuBench, vm: VmId) -> Result<()> {
+    let small = bench.world().dir.path().join("small");
+    std::fs::create_dir(&small)?;
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "none"]).arg(&small).status()?;
+    ensure!(mounted.success(), "cannot mount a small file system; run this test as root");
+    let image = small.join("image.kfm");
+    let done = bench.driver().capture(vm, &image, &mut bench.world().cut(&["root"]), &After::never());
+    let left = std::fs::read_dir(&small)?.count();
+    ensure!(Command::new("umount").arg(&small).status()?.success());
+    let fault = done.err().context("an image on a full file system")?;
+    ensure!(fault.kind == FaultKind::NoSpace, "{fault}");
+    ensure!(left == 0, "{left} files are left");
+    running(bench, vm)
+}
+
+fn an_agent_that_hangs(bench: &QemuBench, vm: VmId) -> Result<()> {
+    let mut agent = Agent::connect(&bench.file(vm, "qga.sock"), PATIENCE)?;
+    // It stops itself, and somebody else lets it go on after the freeze has been given up.
+    agent.shell("(sleep 0.2; killall -STOP qemu-ga; sleep 3; killall -CONT qemu-ga) >/dev/null 2>&1 &", PATIENCE)?;
+    drop(agent);
+    std::thread::sleep(Duration::from_millis(800));
+    let done = bench.driver().freeze(vm, Duration::from_millis(700), PATIENCE);
+    let fault = done.err().context("a freeze by an agent that hangs")?;
+    ensure!(fault.kind == FaultKind::Deadline, "{fault}");
+    let mut agent = Agent::connect(&bench.file(vm, "qga.sock"), PATIENCE)?;
+    let state = agent.execute("guest-fsfreeze-status", serde_json::json!({}))?;
+    ensure!(state == "thawed", "the guest is {state}");
+    Ok(())
+}
+
+fn a_pause_of_an_agent_that_died(bench: &mut QemuBench, vm: VmId) -> Result<()> {
+    // What an agent leaves that dies after its stop and before its cont.
+    let mut cut = bench.world().cut(&["root"]);
+    let socket = bench.file(vm, "qmp.sock");
+    bench.again();
+    let mut qmp = keyframe_lab::qmp::Qmp::connect(&socket, PATIENCE)?;
+    qmp.execute("stop", serde_json::json!({}))?;
+    drop(qmp);
+    ensure!(bench.driver().adopt()? == [vm]);
+    running(bench, vm)?;
+    let image = bench.world().dir.path().join("later.kfm");
+    bench.driver().capture(vm, &image, &mut cut, &After::never())?;
+    running(bench, vm)
+}
+
+fn a_page_server_that_dies(bench: &QemuBench, vm: VmId, hardware: &Machine) -> Result<()> {
+    let image = bench.world().dir.path().join("later.kfm");
+    bench.driver().stop(vm, StopHow::Hard)?;
+    bench.start(vm, hardware, Some(&image), false)?;
+    let server = page_server(&image)?;
+    if let Some(pid) = server {
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+    }
+    println!("page server killed: {}", server.is_some());
+    let again = bench.world().dir.path().join("again.kfm");
+    bench.driver().capture(vm, &again, &mut bench.world().cut(&["root"]), &After::never())?;
+    running(bench, vm)
+}
+
+/// The process that serves an image, if it has not ended yet.
+fn page_server(image: &std::path::Path) -> Result<Option<rustix::process::Pid>> {
+    let wanted = format!("memory-server\0{}\0", image.display());
+    for entry in std::fs::read_dir("/proc")? {
+        let entry = entry?;
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&line).contains(&wanted) {
+            return Ok(rustix::process::Pid::from_raw(pid));
+        }
+    }
+    Ok(None)
+}
+
+fn a_machine_that_dies_while_it_is_captured(bench: &QemuBench, vm: VmId) -> Result<()> {
+    let image = bench.world().dir.path().join("never.kfm");
+    let mut cut = bench.world().cut(&["root"]);
+    let pid = rustix::process::Pid::from_raw(i32::try_from(bench.pid(vm)?)?).context("no process")?;
+    cut.on_cut = Some(Box::new(move || {
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("it runs");
+    }));
+    let done = bench.driver().capture(vm, &image, &mut cut, &After::never());
+    ensure!(done.is_err(), "a capture of a machine that died");
+    ensure!(!image.exists(), "an image of a machine that died");
+    let until = Instant::now() + PATIENCE;
+    while bench.driver().status(vm)?.power != Power::Off {
+        ensure!(Instant::now() < until, "it is not off");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
