@@ -1,0 +1,6 @@
+//! The rules, from outside: transitions held to golden tables, trees held to an oracle, plans held to what people expect.
+
+mod common;
+mod plans;
+mod transitions;
+mod trees;
