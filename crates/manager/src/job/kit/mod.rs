@@ -1,1 +1,254 @@
-//! Kit.
+//! A test for kinds of jobs: one call, and every step of a kind is run twice, fails before and after its effect, is undone once
+//! and twice, and the engine is killed at every point at which it could be. Whatever is done to a job, the world after it is
+//! either as after a job that nothing was done to, or as before.
+
+mod compare;
+mod saboteur;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use keyframe_catalog::{Catalog, Job};
+use keyframe_model::JobState;
+use serde_json::{Value, json};
+
+use self::compare::{difference, nameless, steady};
+use self::saboteur::{Plot, Point, Sabotage, Saboteur, When};
+use super::tap::{NoTap, SharedTap};
+use super::{Engine, Kind, Limits, Registry};
+
+/// A world in which a job can run: a catalog, and what a kind's steps work on. Made anew for every run, always in the same way.
+#[async_trait]
+pub trait World: Send + Sync {
+    /// What is tested.
+    type Kind: Kind;
+
+    /// The catalog.
+    fn catalog(&self) -> &Catalog;
+
+    /// The kind, as a manager that has just started makes it.
+    fn kind(&self) -> Self::Kind;
+
+    /// What is ordered.
+    fn order(&self) -> <Self::Kind as Kind>::Order;
+
+    /// All there is outside of the catalog, in a fixed order.
+    async fn look(&self) -> Value;
+}
+
+/// What was done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Report {
+    /// Steps of the kind.
+    pub steps: usize,
+    /// Records of a job that nothing is done to.
+    pub records: usize,
+    /// Jobs that were run.
+    pub runs: usize,
+}
+
+/// How a kind breaks its promise.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{scenario}: {what}")]
+pub struct Violation {
+    /// What was done to the job.
+    pub scenario: String,
+    /// What was found, for people.
+    pub what: String,
+}
+
+/// A job that has not ended by now is stuck.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const LIMITS: Limits = Limits {
+    jobs: 4,
+    patience: Duration::from_secs(5),
+    first_wait: Duration::from_millis(1),
+    longest_wait: Duration::from_millis(20),
+    report: Duration::from_millis(50),
+};
+
+/// Does all of it, and stops at the first violation.
+pub async fn check<W: World, F: Future<Output = W>>(make: impl Fn() -> F) -> Result<Report, Violation> {
+    let calm = Sabotage::default();
+    let first = Run::of(&make().await, calm).await?;
+    if first.job.state != JobState::Succeeded {
+        return Err(violation(calm, format!("fails undisturbed: {:?}, {:?}", first.job.error, first.job.left)));
+    }
+    let mut kit = Kit { make, done: first.after.clone(), runs: 1 };
+    let steps = first.steps;
+    kit.check(Sabotage { twice: true, ..calm }).await?;
+    let mut undone = None;
+    for step in 0..steps {
+        for when in [When::BeforeEffect, When::AfterEffect] {
+            for twice in [false, true] {
+                let sabotage = Sabotage { twice, fail: Some((step, when)), ..calm };
+                let run = kit.check(sabotage).await?;
+                if run.job.state != JobState::Succeeded {
+                    undone = Some((step, run.records));
+                }
+            }
+        }
+    }
+    for step in 0..steps {
+        kit.check(Sabotage { kill: Some(Point::Effect(step)), ..calm }).await?;
+    }
+    for record in 0..first.records {
+        kit.check(Sabotage { kill: Some(Point::Record(record)), ..calm }).await?;
+        kit.check(Sabotage { cancel: Some(record), ..calm }).await?;
+    }
+    // The last step that can be undone at all undoes everything before it, too.
+    if let Some((last, records)) = undone {
+        let fail = Some((last, When::AfterEffect));
+        for record in last + 1..records {
+            kit.check(Sabotage { fail, kill: Some(Point::Record(record)), ..calm }).await?;
+        }
+        for step in 0..=last {
+            kit.check(Sabotage { fail, kill: Some(Point::Undone(step)), ..calm }).await?;
+        }
+    }
+    Ok(Report { steps, records: first.records, runs: kit.runs })
+}
+
+struct Kit<M> {
+    make: M,
+    done: Value,
+    runs: usize,
+}
+
+impl<M> Kit<M> {
+    async fn check<W: World, F: Future<Output = W>>(&mut self, sabotage: Sabotage) -> Result<Run, Violation>
+    where
+        M: Fn() -> F,
+    {
+        self.runs += 1;
+        let run = Run::of(&(self.make)().await, sabotage).await?;
+        if !run.job.left.is_empty() {
+            return Err(violation(sabotage, format!("the job leaves something behind: {:?}", run.job.left)));
+        }
+        let (as_what, difference) = match run.job.state {
+            JobState::Succeeded => {
+                ("as after an undisturbed job", difference(&nameless(self.done.clone()), &nameless(run.after.clone())))
+            }
+            _ => ("as before", difference(&steady(run.before.clone()), &steady(run.after.clone()))),
+        };
+        if let Some(difference) = difference {
+            return Err(violation(
+                sabotage,
+                format!("the job has {:?}, but the world is not {as_what}: {difference}", run.job.state),
+            ));
+        }
+        Ok(run)
+    }
+}
+
+/// One job in a world of its own.
+struct Run {
+    before: Value,
+    after: Value,
+    job: Job,
+    steps: usize,
+    records: usize,
+}
+
+impl Run {
+    async fn of<W: World>(world: &W, sabotage: Sabotage) -> Result<Run, Violation> {
+        match tokio::time::timeout(PATIENCE, Run::make(world, sabotage)).await {
+            Ok(run) => run.map_err(|what| violation(sabotage, what)),
+            Err(_) => Err(violation(sabotage, "the job is stuck".to_owned())),
+        }
+    }
+
+    async fn make<W: World>(world: &W, sabotage: Sabotage) -> Result<Run, String> {
+        let before = look(world).await?;
+        let plot = Plot::new(sabotage);
+        let tap: SharedTap = Arc::new(Saboteur(plot.clone()));
+        let engine = Engine::tapped(world.catalog().clone(), Registry::new().with(world.kind()), LIMITS, tap);
+        let id = engine.submit::<W::Kind>("kit", world.order()).await.map_err(|e| format!("cannot begin: {e}"))?;
+        let job = loop {
+            tokio::select! {
+                job = engine.wait(id) => break job,
+                () = plot.cancels.notified() => {
+                    // Refused where it is too late, which is as good.
+                    if let Err(e) = engine.cancel(id).await {
+                        tracing::debug!(error = &e as &dyn std::error::Error, "not cancelled");
+                    }
+                    plot.go_on.add_permits(1);
+                }
+                () = plot.killed.notified() => {
+                    engine.stop().await;
+                    let kinds = Registry::new().with(world.kind());
+                    let next = Engine::tapped(world.catalog().clone(), kinds, LIMITS, Arc::new(NoTap));
+                    next.recover().await.map_err(|e| format!("cannot recover: {e}"))?;
+                    let job = next.wait(id).await;
+                    next.stop().await;
+                    break job;
+                }
+            }
+        };
+        engine.stop().await;
+        let job = job.map_err(|e| format!("the job cannot be read: {e}"))?;
+        let after = look(world).await?;
+        at_rest(&after)?;
+        let fail = |e: keyframe_catalog::Error| format!("the catalog: {e}");
+        let steps = world.catalog().read().await.map_err(fail)?.steps(id).await.map_err(fail)?.len();
+        Ok(Run { before, after, job, steps, records: plot.records() })
+    }
+}
+
+async fn look<W: World>(world: &W) -> Result<Value, String> {
+    let fail = |e: keyframe_catalog::Error| format!("the catalog cannot be read: {e}");
+    let catalog = world.catalog().read().await.map_err(fail)?.dump().await.map_err(fail)?;
+    Ok(json!({ "catalog": catalog, "outside": world.look().await }))
+}
+
+/// Nothing is locked, nothing is in the middle of anything.
+fn at_rest(world: &Value) -> Result<(), String> {
+    let catalog = &world["catalog"];
+    if let Some(lock) = catalog["locks"].as_array().and_then(|locks| locks.first()) {
+        return Err(format!("a lock is left: {lock}"));
+    }
+    for things in ["vms", "snapshots", "templates"] {
+        for thing in catalog[things].as_array().into_iter().flatten() {
+            let state = &thing["state"]["state"];
+            if ["busy", "creating", "deleting"].iter().any(|busy| state == busy) {
+                return Err(format!("{} {} is left {state}", things.trim_end_matches('s'), thing["name"]));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn violation(sabotage: Sabotage, what: String) -> Violation {
+    Violation { scenario: sabotage.to_string(), what }
+}
+
+impl std::fmt::Display for Sabotage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut said = false;
+        let mut say = |text: String, f: &mut std::fmt::Formatter<'_>| {
+            let comma = if std::mem::replace(&mut said, true) { ", " } else { "" };
+            write!(f, "{comma}{text}")
+        };
+        if self.twice {
+            say("everything twice".to_owned(), f)?;
+        }
+        match self.fail {
+            Some((step, When::BeforeEffect)) => say(format!("step {step} fails before its effect"), f)?,
+            Some((step, When::AfterEffect)) => say(format!("step {step} fails after its effect"), f)?,
+            None => {}
+        }
+        match self.kill {
+            Some(Point::Record(n)) => say(format!("killed after record {n}"), f)?,
+            Some(Point::Effect(n)) => say(format!("killed after the effect of step {n}"), f)?,
+            Some(Point::Undone(n)) => say(format!("killed after undoing step {n}"), f)?,
+            None => {}
+        }
+        if let Some(n) = self.cancel {
+            say(format!("cancelled after record {n}"), f)?;
+        }
+        if said { Ok(()) } else { f.write_str("undisturbed") }
+    }
+}
