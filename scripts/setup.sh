@@ -21,6 +21,7 @@ wanted=(
     /usr/lib/python3/dist-packages/nbd.py:python3-libnbd
     nbdkit:nbdkit
     fio:fio
+    /usr/lib/postgresql/15/bin/postgres:postgresql
 )
 
 say() { printf 'setup: %s\n' "$*"; }

@@ -1,0 +1,48 @@
+use keyframe_catalog::Owner;
+
+use crate::world::{Place, hardware, on_both, snapshot, template, vm, volume};
+
+on_both! { a_volume_is_kept_while_anybody_refers_to_it }
+
+async fn a_volume_is_kept_while_anybody_refers_to_it(place: Place) {
+    let mut tx = place.catalog.write().await.unwrap();
+    let mut m = keyframe_model::Vm { hardware: hardware(&["one", "two"]), ..vm("m") };
+    tx.insert_vm(&m).await.unwrap();
+    let s = snapshot(&m, "s", None);
+    tx.insert_snapshot(&s).await.unwrap();
+    let mut t = template("t", &["three"]);
+    tx.insert_template(&t).await.unwrap();
+    // A disk is taken out: only the snapshot has it now.
+    m.hardware.disks.retain(|disk| disk.volume == volume("two"));
+    tx.update_vm(&mut m).await.unwrap();
+    let later = snapshot(&m, "later", Some(s.id));
+    tx.insert_snapshot(&later).await.unwrap();
+    let (of_vm, of_s, of_later) = (Owner::Vm(m.id), Owner::Snapshot(s.id), Owner::Snapshot(later.id));
+    for (going, free) in [
+        (vec![of_vm], vec![]),
+        (vec![of_s], vec!["one"]),
+        (vec![of_s, of_s], vec!["one"]),
+        (vec![of_later], vec![]),
+        (vec![of_vm, of_later], vec![]),
+        (vec![of_vm, of_s], vec!["one"]),
+        (vec![of_vm, of_s, of_later], vec!["one", "two"]),
+        (vec![Owner::Template(t.id)], vec!["three"]),
+        (vec![], vec![]),
+    ] {
+        let found = tx.unreferenced_without(&going).await.unwrap();
+        assert_eq!(found, free.into_iter().map(volume).collect::<Vec<_>>(), "{going:?}");
+    }
+    assert_eq!(tx.owners_of(&volume("one")).await.unwrap(), [of_s]);
+    let mut owners = tx.owners_of(&volume("two")).await.unwrap();
+    owners.sort();
+    assert_eq!(owners, [of_vm, of_s, of_later]);
+    assert_eq!(tx.volumes().await.unwrap(), ["one", "three", "two"].map(volume));
+    tx.delete_snapshots(m.id, &[s.id]).await.unwrap();
+    assert_eq!(tx.volumes().await.unwrap(), ["three", "two"].map(volume));
+    t.hardware = hardware(&["four"]);
+    tx.update_template(&mut t).await.unwrap();
+    tx.delete_vm(m.id, m.generation).await.unwrap();
+    assert_eq!(tx.volumes().await.unwrap(), ["four"].map(volume));
+    tx.delete_template(t.id, t.generation).await.unwrap();
+    assert_eq!(tx.volumes().await.unwrap(), []);
+}
