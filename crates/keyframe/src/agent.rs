@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use keyframe_agent::config::Config;
 use keyframe_agent::paths::Paths;
-use keyframe_agent::run::{self, RunOptions};
+use keyframe_agent::run::{self, HeldPool, RunOptions};
+use keyframe_agent::{Fault, FaultKind};
 
 use crate::cli::AgentArgs;
+use crate::serve::Beside;
 
 /// How long an agent may take until it serves; a large journal is replayed in that time.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -40,7 +42,13 @@ pub(crate) fn run(args: &AgentArgs) -> Result<()> {
     run::start_log(&config.log)?;
     let me = std::env::current_exe().context("find this program")?;
     let helper = vec![me.into(), "helper".into()];
-    Ok(run::run(&RunOptions { data, config, helper })?)
+    Ok(run::run(&RunOptions { data, config, helper }, serve_storage)?)
+}
+
+/// The storage commands work while the agent holds the pools, as they do with a server.
+fn serve_storage(pools: &[HeldPool]) -> keyframe_agent::Result<Vec<Beside>> {
+    let started = pools.iter().map(|held| Beside::start(&held.file, held.pool.clone())).collect::<Result<_>>();
+    started.map_err(|error| Fault::new(FaultKind::Internal, format!("{error:#}")))
 }
 
 /// Starts an agent in the background; returns when it serves.

@@ -1,17 +1,26 @@
-//! `keyframe`: the storage command line and the storage server.
+//! `keyframe`: everything in one program. What works on a pool file, the manager and the agent as processes, and the command
+//! line of machines, which is a client of the manager's REST interface and nothing else.
 
+mod agent;
 mod cli;
 mod client;
 mod clock;
 mod command;
+mod daemon;
+mod manager;
+mod manager_config;
 mod ops;
 mod reach;
+mod remote;
 mod screen;
 mod serve;
 mod session;
 mod show;
 mod size;
+mod span;
 mod storage;
+mod supervise;
+mod up;
 mod wire;
 
 use std::process::ExitCode;

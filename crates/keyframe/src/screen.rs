@@ -83,6 +83,12 @@ impl Screen {
         Ok(())
     }
 
+    /// A result that is text already.
+    pub(crate) fn raw(&mut self, text: &[u8]) -> Result<()> {
+        self.end_progress();
+        self.out.write_all(text).and_then(|()| self.out.flush()).map_err(output_error)
+    }
+
     /// The result. Text says no more than `detail` asks for; JSON always says all.
     pub(crate) fn reply(&mut self, reply: &Reply, detail: Detail) -> Result<()> {
         self.end_progress();

@@ -1,20 +1,41 @@
 //! The command line: nouns and verbs, in the manner of `zfs` and `qemu-img`. This folder only says what can be typed; what
 //! it means is in [`crate::command`].
 
+mod agent;
+mod clone;
+mod device;
 mod pool;
+mod remote;
 mod snapshot;
+mod spec;
+mod system;
 mod transfer;
 mod tree;
+mod vm;
 mod volume;
+mod volume_snapshot;
 
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
 
+pub(crate) use agent::{AgentArgs, HelperArgs};
+pub(crate) use clone::{TemplateArgs, TemplateCommand, VmCloneArgs};
+pub(crate) use device::{DiskArgs, DiskCommand, NicArgs, NicCommand};
 pub(crate) use pool::{IoName, PoolArgs, PoolCommand, PreallocationName, ServeArgs};
-pub(crate) use snapshot::VolumeSnapshotCommand;
+pub(crate) use remote::{RemoteArgs, WaitArgs};
+pub(crate) use snapshot::{
+    ApplyArgs, QuiesceName, SnapshotArgs, SnapshotCommand, SnapshotCreateArgs, SnapshotListArgs,
+};
+pub(crate) use spec::{Cable, DiskText, NicPolicyText, NicText};
+pub(crate) use system::{
+    ConsoleArgs, DownArgs, EventsArgs, HostArgs, HostCommand, JobArgs, JobCommand, ManagerArgs, SearchArgs, TokenArgs,
+    TokenCommand, UpArgs,
+};
 pub(crate) use transfer::{ExportArgs, ImageFormat, ImportFormat};
+pub(crate) use vm::{FirmwareName, VmArgs, VmCommand, VmCreateArgs, VmListArgs, VmsArgs};
 pub(crate) use volume::{ListArgs, VolumeArgs, VolumeCommand};
+pub(crate) use volume_snapshot::VolumeSnapshotCommand;
 
 const AFTER: &str = "\
 Exit status: 0 success, 1 failure, 2 wrong usage.
@@ -58,12 +79,47 @@ pub(crate) struct ReachArgs {
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
+    /// Start everything on this machine: an agent and a manager, in the background
+    Up(UpArgs),
+    /// End what `keyframe up` started; machines go on running unless --vms
+    Down(DownArgs),
+    /// Make, list, start, stop, change and delete machines
+    Vm(VmArgs),
+    /// Snapshots of machines: take, list, draw, apply, delete
+    Snapshot(SnapshotArgs),
+    /// Make machines of a snapshot, a template or a running machine, thinly; with --memory they go on where it was
+    Clone(VmCloneArgs),
+    /// Templates: frozen machines, to be cloned only
+    Template(TemplateArgs),
+    /// Disks of machines
+    Disk(DiskArgs),
+    /// Network interfaces of machines
+    Nic(NicArgs),
+    /// Join a machine's console; Ctrl-] ends that
+    Console(ConsoleArgs),
+    /// Long work: list, watch, cancel
+    Job(JobArgs),
+    /// Hosts and what they can do
+    Host(HostArgs),
+    /// Tokens, with which others may ask
+    Token(TokenArgs),
+    /// Find machines, snapshots and templates by a word
+    Search(SearchArgs),
+    /// Watch changes as they happen
+    Events(EventsArgs),
     /// Make, inspect, grow, verify and serve pools, without virtual machines
     Pool(PoolArgs),
     /// Volumes of a pool, their snapshots and clones, without virtual machines
     ///
     /// A TARGET is a volume (web) or a snapshot (web@before-upgrade).
     Volume(VolumeArgs),
+    /// Run the manager: jobs, what is known, and the REST interface
+    Manager(ManagerArgs),
+    /// Run the agent of this host: its machines, volumes and exports
+    Agent(AgentArgs),
+    /// What the agent starts beside a machine
+    #[command(hide = true)]
+    Helper(HelperArgs),
     /// Print a completion script for a shell
     Completion {
         /// The shell

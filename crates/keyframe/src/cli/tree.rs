@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::snapshot::SnapshotTarget;
+use super::volume_snapshot::SnapshotTarget;
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct CloneArgs {

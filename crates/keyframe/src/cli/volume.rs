@@ -4,9 +4,9 @@ use clap::{Args, Subcommand};
 use keyframe_engine::units::Bytes;
 
 use super::ReachArgs;
-use super::snapshot::VolumeSnapshotCommand;
 use super::transfer::{ExportArgs, ImportArgs};
 use super::tree::{CloneArgs, DiffArgs, RevertArgs, SpaceArgs, TreeArgs};
+use super::volume_snapshot::VolumeSnapshotCommand;
 use crate::size::parse_size;
 
 #[derive(Args, Clone, Debug)]

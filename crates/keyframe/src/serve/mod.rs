@@ -65,6 +65,32 @@ pub(crate) fn run(file: &Path, control: Option<&Path>, args: &ServeArgs, json: b
     pool.close().context("close the pool").and(stopped)
 }
 
+/// The control socket of a pool that something else of this process serves. Dropping it stops it.
+pub(crate) struct Beside(Option<control::Control>);
+
+impl Beside {
+    /// On the usual path, so that commands that find the pool locked name it.
+    pub(crate) fn start(file: &Path, pool: Pool) -> Result<Beside> {
+        let socket = control::Socket::bind(&default_control(file))?;
+        let started = Instant::now();
+        let stats = move || ServerStats {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: started.elapsed().as_secs(),
+            nbd: Vec::new(),
+            nbd_connections: 0,
+        };
+        control::Control::start(socket, pool, Box::new(stats)).map(|control| Beside(Some(control)))
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.0.take().map(control::Control::stop) {
+            eprintln!("keyframe: {error:#}");
+        }
+    }
+}
+
 fn start_nbd(pool: &Pool, addresses: &[Address]) -> Result<Server> {
     let listeners = addresses.iter().map(listen).collect::<Result<Vec<_>>>()?;
     Ok(Server::start(keyframe_transfer::Exports::all(pool.clone()), listeners, &Config::default())?)

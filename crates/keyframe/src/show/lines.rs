@@ -8,7 +8,7 @@ use crate::ops::{
 };
 
 /// `name: value` lines with the values in one column.
-fn fields(fields: &[(&str, String)], out: &mut impl Write) -> io::Result<()> {
+pub(crate) fn fields(fields: &[(&str, String)], out: &mut impl Write) -> io::Result<()> {
     let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0) + 1;
     fields.iter().try_for_each(|(name, value)| writeln!(out, "{:width$} {value}", format!("{name}:")))
 }

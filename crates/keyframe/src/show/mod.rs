@@ -1,8 +1,8 @@
 //! Results as people and programs read them.
 
-mod lines;
-mod table;
-mod tree;
+pub(crate) mod lines;
+pub(crate) mod table;
+pub(crate) mod tree;
 
 use std::io::{self, Write};
 

@@ -8,7 +8,7 @@ use crate::clock::utc;
 use crate::ops::{Kind, SpacesView, VersionView, human};
 
 /// Prints rows under a heading; all columns from the second on are aligned to the right.
-pub(super) fn print(heading: &[&str], rows: Vec<Vec<String>>, out: &mut impl Write) -> io::Result<()> {
+pub(crate) fn print(heading: &[&str], rows: Vec<Vec<String>>, out: &mut impl Write) -> io::Result<()> {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(heading);

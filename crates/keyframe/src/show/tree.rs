@@ -34,25 +34,40 @@ pub(super) fn draw(view: &TreeView, out: &mut impl Write) -> io::Result<()> {
         }
         row
     };
-    table::print(&heading, graph(nodes, &view.volume).into_iter().map(row).collect(), out)
+    let leaves: Vec<Leaf> = nodes.iter().map(|node| leaf(node, &view.volume)).collect();
+    table::print(&heading, graph(&leaves).into_iter().map(row).collect(), out)
+}
+
+fn leaf(node: &TreeRow, volume: &str) -> Leaf {
+    let version = &node.version;
+    let mark = match version.kind {
+        Kind::Volume => '●',
+        Kind::Snapshot => '○',
+        Kind::Ghost => '◌',
+    };
+    Leaf { depth: node.depth, label: format!("{mark} {}", version.name), main: version.name == volume }
+}
+
+/// A node of any tree that is drawn; nodes are in preorder.
+pub(crate) struct Leaf {
+    /// Roots have 0.
+    pub(crate) depth: usize,
+    /// What is drawn.
+    pub(crate) label: String,
+    /// The line that leads to it stays at the left.
+    pub(crate) main: bool,
 }
 
 /// The drawing's lines and the nodes they show.
-fn graph(nodes: &[TreeRow], volume: &str) -> Vec<(String, usize)> {
-    let (children, weight) = family(nodes, volume);
+pub(crate) fn graph(nodes: &[Leaf]) -> Vec<(String, usize)> {
+    let (children, weight) = family(nodes);
     let mut lines = Vec::with_capacity(nodes.len());
     // What is still to draw: a node, and what stands before it on its first line and on the lines after.
     let mut waiting: Vec<(usize, String, String)> = Vec::new();
     let roots = nodes.iter().enumerate().rev().filter(|(_, node)| node.depth == 0);
     waiting.extend(roots.map(|(root, _)| (root, String::new(), String::new())));
     while let Some((index, first, rest)) = waiting.pop() {
-        let version = &nodes[index].version;
-        let mark = match version.kind {
-            Kind::Volume => '●',
-            Kind::Snapshot => '○',
-            Kind::Ghost => '◌',
-        };
-        lines.push((format!("{first}{mark} {}", version.name), index));
+        lines.push((format!("{first}{}", nodes[index].label), index));
         let heaviest = |child: &usize| (weight[*child], Reverse(*child));
         let Some(main) = children[index].iter().copied().max_by_key(heaviest) else { continue };
         waiting.push((main, rest.clone(), rest.clone()));
@@ -63,9 +78,8 @@ fn graph(nodes: &[TreeRow], volume: &str) -> Vec<(String, usize)> {
     lines
 }
 
-/// Children and weight of each node: the size of its subtree, and more than everything if `volume` is in it. Nodes are in
-/// preorder.
-fn family(nodes: &[TreeRow], volume: &str) -> (Vec<Vec<usize>>, Vec<usize>) {
+/// Children and weight of each node: the size of its subtree, and more than everything if the main node is in it.
+fn family(nodes: &[Leaf]) -> (Vec<Vec<usize>>, Vec<usize>) {
     let mut children = vec![Vec::new(); nodes.len()];
     let mut parents = vec![None; nodes.len()];
     let mut path: Vec<usize> = Vec::new();
@@ -77,8 +91,7 @@ fn family(nodes: &[TreeRow], volume: &str) -> (Vec<Vec<usize>>, Vec<usize>) {
         }
         path.push(index);
     }
-    let own = |node: &TreeRow| if node.version.name == volume { nodes.len() } else { 1 };
-    let mut weight: Vec<usize> = nodes.iter().map(own).collect();
+    let mut weight: Vec<usize> = nodes.iter().map(|node| if node.main { nodes.len() } else { 1 }).collect();
     for index in (0..nodes.len()).rev() {
         if let Some(parent) = parents[index] {
             weight[parent] += weight[index];
@@ -90,32 +103,18 @@ fn family(nodes: &[TreeRow], volume: &str) -> (Vec<Vec<usize>>, Vec<usize>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::VersionView;
-
-    fn node(depth: usize, name: &str) -> TreeRow {
-        let kind = match name {
-            name if name.contains('@') => Kind::Snapshot,
-            name if name.starts_with('(') => Kind::Ghost,
-            _ => Kind::Volume,
+    fn node(depth: usize, name: &str) -> Leaf {
+        let mark = match name {
+            name if name.contains('@') => '○',
+            name if name.starts_with('(') => '◌',
+            _ => '●',
         };
-        let version = VersionView {
-            name: name.into(),
-            kind,
-            size: 0,
-            referenced: 0,
-            written: 0,
-            created: 0,
-            parent: None,
-            attached: 0,
-            snapshots: 0,
-            children: 0,
-        };
-        TreeRow { depth, unique: None, version }
+        Leaf { depth, label: format!("{mark} {name}"), main: name == "web" }
     }
 
     fn check(nodes: &[(usize, &str)], expected: &[&str]) {
-        let nodes: Vec<TreeRow> = nodes.iter().map(|(depth, name)| node(*depth, name)).collect();
-        let lines: Vec<String> = graph(&nodes, "web").into_iter().map(|(line, _)| line).collect();
+        let nodes: Vec<Leaf> = nodes.iter().map(|(depth, name)| node(*depth, name)).collect();
+        let lines: Vec<String> = graph(&nodes).into_iter().map(|(line, _)| line).collect();
         assert_eq!(lines, expected);
     }
 
@@ -156,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_family_of_any_depth_is_drawn() {
-        let nodes: Vec<TreeRow> = (0..100_000).map(|depth| node(depth, "web@x")).collect();
-        assert_eq!(graph(&nodes, "web").len(), 100_000);
+        let nodes: Vec<Leaf> = (0..100_000).map(|depth| node(depth, "web@x")).collect();
+        assert_eq!(graph(&nodes).len(), 100_000);
     }
 }

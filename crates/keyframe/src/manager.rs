@@ -1,0 +1,125 @@
+//! `keyframe manager`: this process becomes the manager, or starts one in the background and waits until it answers.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use keyframe_agent::paths::Paths;
+use keyframe_api::{Listen, Server};
+use keyframe_catalog::{Catalog, Token, TokenHash};
+use keyframe_manager::{AgentAddress, Config, Manager};
+use keyframe_model::agent::Timestamp;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::agent::data_dir;
+use crate::cli::ManagerArgs;
+use crate::daemon;
+use crate::manager_config::ManagerConfig;
+use crate::remote::client::socket;
+
+/// The name of the token that every installation has.
+const ADMIN: &str = "admin";
+
+/// Where that token's secret is.
+pub(crate) fn token_file(data: &Path) -> PathBuf {
+    data.join("admin.token")
+}
+
+/// Runs a manager until it is told to stop, or starts one.
+pub(crate) fn run(args: &ManagerArgs) -> Result<()> {
+    let data = data_dir(args.data.as_deref())?;
+    let paths = Paths::of(&data);
+    paths.make()?;
+    if !args.foreground {
+        let log = data.join("manager.log");
+        return daemon::start("manager", &data, &log, || {
+            std::os::unix::net::UnixStream::connect(socket(&data)).is_ok()
+        });
+    }
+    let config = ManagerConfig::load(&data, |name| std::env::var(name).ok())?;
+    keyframe_agent::run::start_log(&config.log)?;
+    let _lock = daemon::lock(&paths.run.join("manager.pid"), "manager")?;
+    let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
+    runtime.block_on(serve(&data, &paths, &config))
+}
+
+async fn serve(data: &Path, paths: &Paths, config: &ManagerConfig) -> Result<()> {
+    let stop = CancellationToken::new();
+    let signals = tokio::spawn(until_signal(stop.clone()));
+    let catalog = Catalog::open(&config.catalog_url(data)).await?;
+    let agent = AgentAddress::Unix(config.manager.agent.clone().unwrap_or_else(|| paths.agent_socket()));
+    let manager = Manager::start(Config::new(catalog, agent)).await?;
+    admin_token(&manager, &token_file(data)).await?;
+    let listen = Listen { socket: socket(data), tcp: config.manager.listen };
+    let server =
+        Server::bind(&listen).await.context("set manager.listen in keyframe.toml to another address or \"off\"")?;
+    tracing::info!(socket = %listen.socket.display(), tcp = ?server.tcp(), "serving");
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!("cannot tell the service manager that the manager is ready: {error}");
+    }
+    let fenced = async {
+        manager.until_fenced().await;
+        stop.cancel();
+        true
+    };
+    let served = server.run(manager.clone(), stop.clone());
+    let (served, fenced) = tokio::select! {
+        served = served => (served, false),
+        fenced = fenced => (Ok(()), fenced),
+    };
+    manager.stop().await;
+    signals.abort();
+    served.context("serve requests")?;
+    if fenced {
+        bail!("another manager has taken over this catalog");
+    }
+    Ok(())
+}
+
+async fn until_signal(stop: CancellationToken) -> std::io::Result<()> {
+    let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping; machines run on, jobs go on at the next start");
+    stop.cancel();
+    Ok(())
+}
+
+/// Makes the administrator's token unless there is one that is still good.
+async fn admin_token(manager: &Manager, file: &Path) -> Result<()> {
+    let mut catalog = manager.catalog().write().await?;
+    if let Ok(secret) = std::fs::read_to_string(file)
+        && catalog.token_by_hash(&TokenHash::of(secret.trim())).await?.is_some()
+    {
+        return Ok(());
+    }
+    for token in catalog.tokens().await?.into_iter().filter(|token| token.name == ADMIN) {
+        catalog.delete_token(token.id).await?;
+    }
+    let secret = keyframe_api::token::make().context("make a token")?;
+    let (id, hash) = (Uuid::now_v7(), TokenHash::of(&secret));
+    let token =
+        Token { id, name: ADMIN.into(), hash, owner: None, created: Timestamp::now(), expires: None, used: None };
+    catalog.insert_token(&token).await?;
+    // The file first: a token that is in the file only is replaced at the next start, one that nobody has is not missed.
+    write_secret(file, &secret).with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(catalog.commit().await?)
+}
+
+/// Readable by the owner only from the first moment, and whole or not there.
+fn write_secret(file: &Path, secret: &str) -> std::io::Result<()> {
+    let new = file.with_extension("token.new");
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut out = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    writeln!(out, "{secret}")?;
+    out.sync_all()?;
+    std::fs::rename(&new, file)
+}

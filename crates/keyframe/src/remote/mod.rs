@@ -1,0 +1,105 @@
+//! Commands on machines: what was typed becomes requests to the manager's REST interface, and answers become lines.
+
+pub(crate) mod client;
+mod clone;
+mod console;
+mod device;
+mod events;
+mod snapshot;
+mod system;
+mod view;
+mod vm;
+
+use std::io::Write;
+
+use anyhow::{Result, bail};
+use keyframe_manager::request::JobView;
+use keyframe_model::JobState;
+use serde_json::Value;
+
+pub(crate) use clone::{clone, template};
+pub(crate) use console::console;
+pub(crate) use device::{disk, nic};
+pub(crate) use events::events;
+pub(crate) use snapshot::snapshot;
+pub(crate) use system::{host, job, search, token};
+pub(crate) use view::host::accelerator;
+pub(crate) use vm::vm;
+
+use crate::cli::{Output, RemoteArgs, WaitArgs};
+use crate::screen::Screen;
+use client::{Answer, Client, as_job, typed};
+
+/// One command's way to the manager and to the screen.
+pub(crate) struct Remote {
+    pub(crate) client: Client,
+    json: bool,
+    quiet: bool,
+    screen: Screen,
+}
+
+impl Remote {
+    fn new(output: &Output, args: &RemoteArgs) -> Result<Remote> {
+        Ok(Remote { client: Client::of(args)?, json: output.json, quiet: output.quiet, screen: Screen::new(output) })
+    }
+
+    /// Prints an answer: as it came, or as lines for people.
+    fn show(&mut self, value: &Value, draw: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<()> {
+        let mut text = Vec::new();
+        if self.json {
+            serde_json::to_writer(&mut text, value)?;
+            text.push(b'\n');
+        } else {
+            draw(&mut text)?;
+        }
+        self.screen.raw(&text)
+    }
+
+    /// Prints a line that is no result, unless nobody wants it.
+    fn remark(&mut self, line: &str) -> Result<()> {
+        if self.quiet || self.json {
+            return Ok(());
+        }
+        self.screen.raw(format!("{line}\n").as_bytes())
+    }
+
+    /// Follows a job to its end unless told otherwise. `Some` is a job that succeeded.
+    fn follow(&mut self, answer: &Answer, wait: WaitArgs) -> Result<Option<(Value, JobView)>> {
+        let Some(mut job) = as_job(&answer.value) else {
+            bail!("the manager ordered no job; is it of another version?")
+        };
+        if wait.no_wait {
+            let value = answer.value.clone();
+            self.show(&value, |out| Ok(writeln!(out, "job {}", job.job.id)?))?;
+            return Ok(None);
+        }
+        let mut value = answer.value.clone();
+        while !job.state.ended() {
+            self.screen.progress(job.progress.done, job.progress.total);
+            value = self.client.watch_job(&job.job.id.to_string())?.value;
+            job = typed(&value)?;
+        }
+        self.screen.end_progress();
+        match (job.state, &job.error) {
+            (JobState::Succeeded, _) => Ok(Some((value, job))),
+            (JobState::Cancelled, _) => bail!("job {} was cancelled; everything is as before", job.job.id),
+            (_, Some(error)) => bail!("{}", error.message),
+            (_, None) => bail!("job {} failed", job.job.id),
+        }
+    }
+
+    /// Follows a job; when it has succeeded prints it as JSON, or `said` and what is worth knowing besides.
+    fn finish(&mut self, answer: &Answer, wait: WaitArgs, said: &str) -> Result<()> {
+        let Some((value, job)) = self.follow(answer, wait)? else { return Ok(()) };
+        if self.json {
+            return self.show(&value, |_| Ok(()));
+        }
+        self.remark(said)?;
+        job.notes.iter().try_for_each(|note| self.remark(&format!("note: {note}")))
+    }
+}
+
+/// `KEY=true` for a wish that was made.
+fn flag(name: &'static str, on: bool) -> Option<(&'static str, String)> {
+    on.then(|| (name, "true".to_owned()))
+}

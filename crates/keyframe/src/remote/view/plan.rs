@@ -1,0 +1,65 @@
+//! Dry runs: exactly what would happen.
+
+use std::io::{self, Write};
+
+use keyframe_manager::request::{ApplyPlanView, DeletePlanView, DiskFate, MemoryUse, PlanView};
+
+use super::size;
+
+/// `what` is the thing as the user named it.
+pub(in crate::remote) fn draw(plan: &PlanView, what: &str, out: &mut impl Write) -> io::Result<()> {
+    match plan {
+        PlanView::Apply(plan) => apply(plan, out),
+        PlanView::Delete(plan) => delete(plan, what, out),
+    }
+}
+
+fn apply(plan: &ApplyPlanView, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "would apply {}", plan.snapshot.name)?;
+    if plan.stops {
+        writeln!(out, "would pull the machine's plug")?;
+    }
+    match &plan.keeps {
+        Some(name) => writeln!(out, "would keep the state given up as {name}")?,
+        None => writeln!(out, "would lose the state given up: {}", size(plan.loses))?,
+    }
+    for disk in &plan.disks {
+        let (name, fate) = (&disk.name, disk.fate);
+        match fate {
+            DiskFate::Reverted => writeln!(out, "would put disk {name} back")?,
+            DiskFate::ComesBack => writeln!(out, "would bring disk {name} back into the machine")?,
+            DiskFate::TakenOut => writeln!(out, "would take disk {name} out; snapshots keep it")?,
+            DiskFate::Deleted => writeln!(out, "would delete disk {name}; no snapshot holds it")?,
+        }
+    }
+    plan.hardware.iter().try_for_each(|change| writeln!(out, "would change {change}"))?;
+    match &plan.memory {
+        MemoryUse::Absent => {}
+        MemoryUse::Used => writeln!(out, "would go on with the memory of then")?,
+        MemoryUse::LeftAside => writeln!(out, "would leave the memory of then aside")?,
+        MemoryUse::Unusable { reason } => writeln!(out, "cannot use the memory of then: {reason}")?,
+    }
+    writeln!(out, "would end {}", plan.ends)?;
+    obstacles(&plan.obstacles, out)
+}
+
+fn delete(plan: &DeletePlanView, what: &str, out: &mut impl Write) -> io::Result<()> {
+    if plan.removed.is_empty() {
+        writeln!(out, "would delete {what}")?;
+    }
+    plan.removed.iter().try_for_each(|snapshot| writeln!(out, "would delete snapshot {}", snapshot.name))?;
+    plan.moved.iter().try_for_each(|snapshot| writeln!(out, "would move snapshot {} up", snapshot.name))?;
+    if let Some(current) = &plan.current {
+        writeln!(out, "the machine's state would descend from {}", current.name)?;
+    }
+    plan.volumes.iter().try_for_each(|volume| writeln!(out, "would delete volume {volume}"))?;
+    match plan.memory.0 {
+        0 => writeln!(out, "would free {}", size(plan.would_free))?,
+        _ => writeln!(out, "would free {}, of which {} memory", size(plan.would_free), size(plan.memory))?,
+    }
+    obstacles(&plan.obstacles, out)
+}
+
+fn obstacles(obstacles: &[String], out: &mut impl Write) -> io::Result<()> {
+    obstacles.iter().try_for_each(|why| writeln!(out, "not now: {why}"))
+}

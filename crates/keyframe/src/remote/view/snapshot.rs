@@ -1,0 +1,141 @@
+//! Snapshots.
+
+use std::io::{self, Write};
+
+use keyframe_manager::request::SnapshotView;
+use keyframe_model::agent::{CutMethod, GuestAnswer, InstantReport};
+use keyframe_model::{SnapshotOrigin, SnapshotState};
+
+use super::{fields, moment, or_dash, print, size, span, word};
+
+/// What is being done to it, in a word.
+pub(super) fn state(state: &SnapshotState) -> &'static str {
+    match state {
+        SnapshotState::Creating { .. } => "creating",
+        SnapshotState::Ready => "ready",
+        SnapshotState::Deleting { .. } => "deleting",
+        SnapshotState::Error { .. } => "error",
+    }
+}
+
+pub(in crate::remote) fn list(snapshots: &[SnapshotView], out: &mut impl Write) -> io::Result<()> {
+    let row = |view: &SnapshotView| {
+        let snapshot = &view.snapshot;
+        let current = if view.current { "* " } else { "" };
+        vec![
+            format!("{current}{}", snapshot.name),
+            word(snapshot.kind),
+            or_dash(view.consistency.map(word)),
+            state(&snapshot.state).to_owned(),
+            moment(snapshot.created),
+            super::tree::remarks(snapshot.locked, snapshot.expires, &snapshot.tags),
+        ]
+    };
+    print(
+        &["SNAPSHOT", "KIND", "CONSISTENT", "STATE", "CREATED (UTC)", "REMARKS"],
+        snapshots.iter().map(row).collect(),
+        out,
+    )
+}
+
+fn method(method: CutMethod) -> &'static str {
+    match method {
+        CutMethod::AtRest => "the machine was at rest",
+        CutMethod::WritesHeld => "writes to all disks were held",
+        CutMethod::AtResume => "cut when the guest was resumed, memory written while it ran on",
+        CutMethod::StoppedThenTracked => "guest stopped for the cut, memory written while it ran on",
+        CutMethod::Stopped => "guest stopped until its memory was written",
+    }
+}
+
+fn guest(answer: &GuestAnswer) -> String {
+    match answer {
+        GuestAnswer::NotAsked => "not asked".into(),
+        GuestAnswer::Frozen { file_systems } => format!("froze {file_systems} file systems"),
+        GuestAnswer::Failed { reason } => format!("did not freeze: {reason}"),
+    }
+}
+
+/// One line about a snapshot just taken.
+pub(in crate::remote) fn taken(vm: &str, view: &SnapshotView) -> String {
+    let snapshot = &view.snapshot;
+    let begin = format!("{vm}@{}: {}", snapshot.name, word(snapshot.kind));
+    match &snapshot.report {
+        None => begin,
+        Some(report) => {
+            let consistent = or_dash(view.consistency.map(word));
+            format!(
+                "{begin}, {consistent} consistent, guest paused {}, writes held {}",
+                span(report.paused),
+                span(report.held)
+            )
+        }
+    }
+}
+
+fn report(report: &InstantReport) -> Vec<(&'static str, String)> {
+    let mut list = vec![
+        ("instant (utc)", moment(report.at)),
+        ("method", method(report.method).to_owned()),
+        ("guest agent", guest(&report.guest)),
+        ("guest paused", span(report.paused)),
+        ("writes held", span(report.held)),
+    ];
+    if report.frozen.0 > 0 {
+        list.push(("frozen for", span(report.frozen)));
+    }
+    if let Some(memory) = &report.memory {
+        let packed = if memory.compressed { ", compressed" } else { "" };
+        list.push(("memory", format!("{} of {} stored{packed}", size(memory.stored), size(memory.memory))));
+        list.push(("hypervisor", memory.hypervisor.clone()));
+    }
+    list
+}
+
+pub(in crate::remote) fn show(view: &SnapshotView, out: &mut impl Write) -> io::Result<()> {
+    let snapshot = &view.snapshot;
+    let mut list = vec![
+        ("snapshot", snapshot.name.to_string()),
+        ("id", snapshot.id.to_string()),
+        ("vm", snapshot.vm.to_string()),
+        ("state", state(&snapshot.state).to_owned()),
+    ];
+    if let SnapshotState::Error { reason } = &snapshot.state {
+        list.push(("reason", reason.clone()));
+    }
+    if !snapshot.description.is_empty() {
+        list.push(("description", snapshot.description.clone()));
+    }
+    list.push(("kind", word(snapshot.kind)));
+    list.push(("consistent", or_dash(view.consistency.map(word))));
+    list.push(("current", if view.current { "yes" } else { "no" }.to_owned()));
+    list.push(("made", origin(&snapshot.origin).to_owned()));
+    list.push(("created (utc)", moment(snapshot.created)));
+    list.extend(snapshot.expires.map(|at| ("expires (utc)", moment(at))));
+    let tags: Vec<&str> = snapshot.tags.iter().map(|tag| tag.as_str()).collect();
+    if !tags.is_empty() {
+        list.push(("tags", tags.join(", ")));
+    }
+    list.push(("locked", if snapshot.locked { "yes" } else { "no" }.to_owned()));
+    list.push(("processors", snapshot.hardware.cpus.to_string()));
+    list.push(("disks", snapshot.hardware.disks.len().to_string()));
+    list.extend(snapshot.report.iter().flat_map(report));
+    if let Some(space) = &view.space {
+        list.push(("referenced", size(space.referenced)));
+        list.push(("unique", size(space.unique)));
+        list.push(("shared", size(space.shared)));
+        list.push(("memory image", size(space.memory)));
+        list.push(("would free", size(space.would_free)));
+    }
+    fields(&list, out)
+}
+
+/// Why it was made.
+fn origin(origin: &SnapshotOrigin) -> &'static str {
+    match origin {
+        SnapshotOrigin::User => "by hand",
+        SnapshotOrigin::BeforeApply { .. } => "automatically, before another was applied",
+        SnapshotOrigin::ForClone { .. } => "for a clone",
+        SnapshotOrigin::ForTemplate { .. } => "for a template",
+    }
+}

@@ -1,0 +1,139 @@
+//! `keyframe up` and `keyframe down`: everything of one machine, started and ended.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use keyframe_agent::paths::Paths;
+use keyframe_manager::request::{HostStatus, HostView, JobView, StopRequest, VmView};
+use serde_json::{Value, json};
+
+use crate::agent::data_dir;
+use crate::cli::{DownArgs, Output, UpArgs};
+use crate::manager::token_file;
+use crate::manager_config::ManagerConfig;
+use crate::remote::client::{Client, Server, socket, typed};
+use crate::{daemon, supervise};
+
+fn pid_file(paths: &Paths) -> PathBuf {
+    paths.run.join("keyframe.pid")
+}
+
+/// Starts everything, unless it runs already; returns when it answers.
+pub(crate) fn up(output: &Output, args: &UpArgs) -> Result<()> {
+    let data = data_dir(args.data.as_deref())?;
+    let paths = Paths::of(&data);
+    paths.make()?;
+    if args.foreground {
+        let _lock = daemon::lock(&pid_file(&paths), "`keyframe up`")?;
+        return supervise::run(&data);
+    }
+    let log = data.join("keyframe.log");
+    let was_up = daemon::holder(&pid_file(&paths)).is_some();
+    if was_up {
+        wait_until_ready(&data)?;
+    } else {
+        daemon::start("up", &data, &log, || ready(&data).is_some())?;
+    }
+    let host = ready(&data).context("it was up, and is no longer; see its log")?;
+    tell(output, &data, &log, was_up, &host)
+}
+
+fn wait_until_ready(data: &Path) -> Result<()> {
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while ready(data).is_none() {
+        anyhow::ensure!(std::time::Instant::now() < until, "it runs, but does not answer; see keyframe.log");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// The local host, once manager and agent both answer.
+fn ready(data: &Path) -> Option<HostView> {
+    let client = Client::to(Server::Socket(socket(data))).ok()?;
+    let hosts: Vec<HostView> = typed(&client.get(&["hosts"], &[]).ok()?.value).ok()?;
+    hosts.into_iter().find(|host| host.status == HostStatus::Up && host.info.is_some())
+}
+
+fn tell(output: &Output, data: &Path, log: &Path, was_up: bool, host: &HostView) -> Result<()> {
+    let config = ManagerConfig::load(data, |name| std::env::var(name).ok())?;
+    let (socket, token) = (socket(data), token_file(data));
+    let http = config.manager.listen.map(|address| format!("http://{address}"));
+    if output.json {
+        let told = json!({ "data": data, "socket": socket, "http": http, "token": token, "log": log,
+            "already_up": was_up, "host": host });
+        println!("{told}");
+        return Ok(());
+    }
+    if output.quiet {
+        return Ok(());
+    }
+    let mut list = vec![("data", data.display().to_string()), ("requests", socket.display().to_string())];
+    if let Some(http) = http {
+        list.push(("", format!("{http}, described at {http}/docs/; token in {}", token.display())));
+    }
+    if let Some(info) = &host.info {
+        list.push(("guests run", crate::remote::accelerator(info)));
+        list.push(("hypervisor", info.hypervisor.clone()));
+        for array in &info.arrays {
+            let (used, all) = (crate::ops::human(array.used.0), crate::ops::human(array.capacity.0));
+            list.push(("storage", format!("{} ({}), {used} of {all} used", array.name, array.driver)));
+        }
+    }
+    list.push(("log", log.display().to_string()));
+    println!("keyframe {}", if was_up { "is up already" } else { "is up" });
+    for (name, value) in list {
+        println!("  {name:10}  {value}");
+    }
+    Ok(())
+}
+
+/// Ends everything but the machines, and with `--vms` those too.
+pub(crate) fn down(output: &Output, args: &DownArgs) -> Result<()> {
+    let data = data_dir(args.data.as_deref())?;
+    let paths = Paths::of(&data);
+    let say = |line: String| {
+        if !output.quiet && !output.json {
+            println!("{line}");
+        }
+    };
+    if daemon::holder(&pid_file(&paths)).is_none() {
+        say(format!("keyframe is not up on {}", data.display()));
+        return Ok(());
+    }
+    let client = Client::to(Server::Socket(socket(&data)))?;
+    if args.vms {
+        stop_machines(&client, &say)?;
+    }
+    let left = client.list(&["vms"], &[("state", "running".into())], None).unwrap_or_default().len();
+    daemon::end(&pid_file(&paths))?;
+    match left {
+        0 => say("keyframe is down".into()),
+        1 => say("keyframe is down; one machine runs on, and pauses when it writes to its disks".into()),
+        left => say(format!("keyframe is down; {left} machines run on, and pause when they write to their disks")),
+    }
+    Ok(())
+}
+
+/// All are asked before any is waited for.
+fn stop_machines(client: &Client, say: &dyn Fn(String)) -> Result<()> {
+    let mut ordered: Vec<(String, Value)> = Vec::new();
+    for state in ["running", "paused"] {
+        for vm in client.list(&["vms"], &[("state", state.to_owned())], None)? {
+            let vm: VmView = typed(&vm)?;
+            let answer = client.post(&["vms", &vm.vm.id.to_string(), "stop"], &StopRequest::default())?;
+            ordered.push((vm.vm.name.to_string(), answer.value));
+        }
+    }
+    for (name, mut value) in ordered {
+        let mut job: JobView = typed(&value)?;
+        while !job.state.ended() {
+            value = client.watch_job(&job.job.id.to_string())?.value;
+            job = typed(&value)?;
+        }
+        match job.error {
+            None => say(format!("{name}: stopped")),
+            Some(error) => anyhow::bail!("{name}: {}; nothing was ended", error.message),
+        }
+    }
+    Ok(())
+}
