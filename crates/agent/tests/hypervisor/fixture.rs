@@ -327,7 +327,11 @@ impl QemuBench {
 /// Machines outlive their driver, but not their test.
 impl Drop for QemuBench {
     fn drop(&mut self) {
+        self.again();
         let driver = self.qemu.take().expect("there is always one");
+        if let Err(fault) = driver.adopt() {
+            eprintln!("{fault}");
+        }
         let found = std::fs::read_dir(self.world.dir.path().join("vms"));
         for entry in found.into_iter().flatten().flatten() {
             if let Some(vm) = entry.file_name().to_str().and_then(|name| name.parse::<VmId>().ok()) {

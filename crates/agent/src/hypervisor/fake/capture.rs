@@ -72,10 +72,14 @@ fn live(fake: &Fake, slot: &Slot, cut: &mut dyn Cut, cancel: &dyn Cancel) -> Res
         Err(fault) => return Err(fault),
     }
     let steps = AtomicUsize::new(0);
-    let over = AtomicBool::new(false);
+    let (over, stopped) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Ordering::Acquire) {
+                if stopped.load(Ordering::Acquire) {
+                    std::thread::sleep(LOOK / 10);
+                    continue;
+                }
                 // A write that fails here fails the check of the one who looks at the disks.
                 if fake.one_step(slot).is_err() {
                     break;
@@ -94,7 +98,8 @@ fn live(fake: &Fake, slot: &Slot, cut: &mut dyn Cut, cancel: &dyn Cancel) -> Res
             cut.mark();
             // Whoever has the disks has stopped the guest, between two steps.
             if steps.load(Ordering::Acquire) >= STEPS {
-                if let Some(_stopped) = slot.disks.try_lock() {
+                stopped.store(true, Ordering::Release);
+                if let Some(_still) = slot.disks.try_lock() {
                     break slot.get().map(|machine| machine.guest);
                 }
             }
@@ -108,6 +113,7 @@ fn live(fake: &Fake, slot: &Slot, cut: &mut dyn Cut, cancel: &dyn Cancel) -> Res
                 break Err(slot.fault(FaultKind::Conflict, "its process has ended"));
             }
         };
+        stopped.store(false, Ordering::Release);
         let done = taken.and_then(|guest| cut.cut().map(|()| (CutMethod::AtResume, guest)));
         // The guest's step may wait at the gate.
         over.store(true, Ordering::Release);

@@ -42,14 +42,20 @@ pub(super) fn adopt(shared: &Arc<Shared>) -> Result<Vec<VmId>> {
             continue;
         }
         match processes.remove(&slot.place.pid()) {
-            Some(process) => match take_over(shared, &slot, process) {
-                Ok(true) => found.push(vm),
-                Ok(false) => {}
-                Err(fault) => {
-                    tracing::error!("{fault}");
-                    found.push(vm);
+            Some(process) => {
+                *slot.stray.lock() = Some(process.try_clone().map_err(trouble)?);
+                match take_over(shared, &slot, process) {
+                    Ok(true) => found.push(vm),
+                    Ok(false) => {}
+                    Err(fault) => {
+                        tracing::error!("{fault}");
+                        found.push(vm);
+                    }
                 }
-            },
+                if slot.live.lock().is_some() {
+                    *slot.stray.lock() = None;
+                }
+            }
             None => slot.place.sweep(),
         }
     }

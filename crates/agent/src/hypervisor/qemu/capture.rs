@@ -32,6 +32,10 @@ use crate::hypervisor::{Cancel, Captured, Cut};
 
 /// After a capture, QEMU lets go of the last one's things a moment later.
 const REFUSED_AGAIN: Duration = Duration::from_secs(2);
+/// There is no event for it; it has been seen to take 50 ms.
+const LET_GO: Duration = Duration::from_millis(100);
+/// How often a capture is tried again that failed before its instant.
+const MORE_TRIES: usize = 2;
 /// How often somebody is asked whether to go on, when nothing happens.
 const LOOK: Duration = Duration::from_millis(20);
 /// QEMU connects at once.
@@ -50,10 +54,11 @@ pub(super) fn capture(
     let before = status::power(slot, &live)?;
     let running = before == Power::Running;
     *slot.covered.lock() = Some(before);
-    let mut work = Work { slot, live: &live, to, cut, cancel, running, mark: live.qmp.mark() };
+    let mut work = Work { slot, live: &live, to, cut, cancel, running, cut_made: false, mark: live.qmp.mark() };
     let description = Description::of(shared.host()?, &live);
-    let done = work.run(&description);
+    let done = work.run_patiently(&description);
     work.cut.abandon();
+    *slot.captured.lock() = Some(Instant::now());
     let settled = settle(slot, &live, running && done.is_err());
     *slot.covered.lock() = None;
     // A guest that was left standing is worse than a capture that failed.
@@ -74,6 +79,8 @@ struct Work<'a> {
     cut: &'a mut dyn Cut,
     cancel: &'a dyn Cancel,
     running: bool,
+    /// The cut has been asked for, which can be done once only.
+    cut_made: bool,
     /// Behind the last event that has been looked at.
     mark: Mark,
 }
@@ -88,6 +95,32 @@ enum Way {
 }
 
 impl Work<'_> {
+    /// QEMU keeps the last capture's hold on the memory for a moment. Mostly it refuses a new one then, but one that it
+    /// has begun can fail on it, too; before the instant that is no harm.
+    fn run_patiently(&mut self, description: &Description) -> Result<Captured> {
+        let last = *self.slot.captured.lock();
+        if let Some(wait) = last.and_then(|at| LET_GO.checked_sub(at.elapsed())) {
+            std::thread::sleep(wait);
+        }
+        for _ in 0..MORE_TRIES {
+            match self.run(description) {
+                Err(fault) if fault.kind == FaultKind::Internal && !self.cut_made && !self.cancel.cancelled() => {
+                    tracing::warn!("{fault}; once more");
+                    self.cut.abandon();
+                    settle(self.slot, self.live, self.running)?;
+                    std::thread::sleep(LET_GO);
+                }
+                done => return done,
+            }
+        }
+        self.run(description)
+    }
+
+    fn make_cut(&mut self) -> Result<()> {
+        self.cut_made = true;
+        self.cut.cut()
+    }
+
     fn run(&mut self, description: &Description) -> Result<Captured> {
         let way = self.prepare()?;
         let socket = self.slot.place.memory();
@@ -112,15 +145,17 @@ impl Work<'_> {
             if done.is_err() {
                 self.call_off();
             }
-            remove_file(&socket);
             ready.over.store(true, Ordering::Release);
             // Ends the reader, should nobody have connected.
             drop(UnixStream::connect(&socket));
+            remove_file(&socket);
             let stored =
                 reader.join().map_err(|_| self.slot.fault(FaultKind::Internal, "store its memory", "a panic"))?;
             match (done, stored) {
                 // Why the stream ended says more than that QEMU could not write it.
                 (Err(fault), Err(_)) if fault.kind != FaultKind::Internal => Err(fault),
+                // A stream that broke off broke off because QEMU failed.
+                (Err(fault), Err(e)) if e.kind() == keyframe_memory::ErrorKind::BadStream => Err(fault),
                 (_, Err(e)) => Err(self.slot.fault(load::kind(&e), "store its memory", load::chain(&e))),
                 (done, Ok(())) => done,
             }
@@ -177,20 +212,24 @@ impl Work<'_> {
             Err(fault) => return Err(fault),
         }
         self.migrate()?;
-        let mut stopped = None;
+        // One that was called off before may still say something; only what follows `active` is of this one.
+        let (mut active, mut stopped) = (false, None);
         loop {
             ready.bell.wait(Instant::now() + LOOK);
             self.cut.mark();
             self.live.qmp.drain();
             for event in self.live.qmp.events(&mut self.mark) {
                 match event.name.as_str() {
-                    "STOP" => stopped = Some(event.at),
-                    "RESUME" => {
-                        self.cut.cut()?;
+                    "STOP" if active => stopped = Some(event.at),
+                    "RESUME" if stopped.is_some() => {
+                        self.make_cut()?;
                         let paused = span(stopped, event.at);
                         return Ok(Captured { method: CutMethod::AtResume, paused });
                     }
-                    "MIGRATION" => refuse_failed(self.slot, event.text("status"))?,
+                    "MIGRATION" => {
+                        refuse_failed(self.slot, event.text("status"))?;
+                        active |= event.text("status") == "active";
+                    }
                     _ => {}
                 }
             }
@@ -202,7 +241,7 @@ impl Work<'_> {
     /// The guest runs and its writes cannot be held: it is stopped until its memory is protected.
     fn cut_stopped(&mut self, ready: &Ready) -> Result<Captured> {
         self.live.qmp.execute("stop", json!({})).map_err(self.slot.monitor("stop for a capture"))?;
-        self.cut.cut()?;
+        self.make_cut()?;
         self.migrate()?;
         loop {
             self.check_events()?;
@@ -222,7 +261,7 @@ impl Work<'_> {
     /// The guest runs and its memory cannot be protected.
     fn cut_still(&mut self, ready: &Ready) -> Result<Captured> {
         self.live.qmp.execute("stop", json!({})).map_err(self.slot.monitor("stop for a capture"))?;
-        self.cut.cut()?;
+        self.make_cut()?;
         self.migrate()?;
         self.wait_until_stored(ready)?;
         life::go_on(self.slot, self.live)?;
@@ -230,7 +269,7 @@ impl Work<'_> {
     }
 
     fn cut_at_rest(&mut self, _ready: &Ready) -> Result<Captured> {
-        self.cut.cut()?;
+        self.make_cut()?;
         self.migrate()?;
         Ok(Captured { method: CutMethod::AtRest, paused: Duration::ZERO })
     }

@@ -34,6 +34,7 @@ pub(super) fn start(shared: &Arc<Shared>, slot: &Arc<Slot>, start: &Start<'_>) -
     if slot.running().is_some() {
         return Err(slot.fault(FaultKind::Conflict, "start", "it is on already"));
     }
+    slot.check_stray()?;
     slot.ended();
     let host = shared.host()?;
     validate::machine(start.machine, host)?;
@@ -187,6 +188,10 @@ pub(super) fn reset(slot: &Slot) -> Result<()> {
 pub(super) fn stop(slot: &Slot, how: StopHow) -> Result<()> {
     let _turn = slot.turn();
     let Some(live) = slot.running() else {
+        if how == StopHow::Hard && slot.stray.lock().as_ref().is_some_and(|process| !process.kill()) {
+            return Err(slot.fault(FaultKind::Internal, "stop", "its process does not end"));
+        }
+        slot.check_stray()?;
         slot.ended();
         *slot.known.lock() = Power::Off;
         return Ok(());
@@ -250,6 +255,7 @@ pub(super) fn remove(shared: &Shared, slot: &Slot) -> Result<()> {
     if slot.running().is_some() {
         return Err(slot.fault(FaultKind::Conflict, "remove", "it is on; stop it first"));
     }
+    slot.check_stray()?;
     slot.ended();
     slot.place.remove().map_err(slot.file("remove its folder"))?;
     shared.slots.lock().remove(&slot.vm);

@@ -105,11 +105,15 @@ struct Slot {
     /// Held by the one call that changes something.
     turn: Mutex<()>,
     live: Mutex<Option<Arc<Live>>>,
+    /// A process that could not be taken over: the machine is not off, and nothing else is known.
+    stray: Mutex<Option<Process>>,
     /// What was last said about it, or asked of it.
     known: Mutex<Power>,
     /// What it does while a capture makes QEMU say other things.
     covered: Mutex<Option<Power>>,
     freezer: Mutex<Option<Freezer>>,
+    /// When the last capture ended.
+    captured: Mutex<Option<std::time::Instant>>,
 }
 
 /// A process that ran when it was last looked at.
@@ -150,9 +154,11 @@ impl Shared {
                 place: Place::new(&self.config.machines, &self.config.short, vm),
                 turn: Mutex::default(),
                 live: Mutex::default(),
+                stray: Mutex::default(),
                 known: Mutex::new(Power::Off),
                 covered: Mutex::default(),
                 freezer: Mutex::default(),
+                captured: Mutex::default(),
             })
         };
         Arc::clone(self.slots.lock().entry(vm).or_insert_with(make))
@@ -180,7 +186,17 @@ impl Slot {
 
     /// The machine's process, or that there is none.
     fn live(&self) -> Result<Arc<Live>> {
+        self.check_stray()?;
         self.running().ok_or_else(|| Fault::new(FaultKind::Conflict, format!("machine {} is off", self.vm)))
+    }
+
+    /// An error if there is a process that nobody can talk to.
+    fn check_stray(&self) -> Result<()> {
+        if self.stray.lock().as_ref().is_some_and(|process| !process.has_ended()) {
+            let why = "its monitor does not answer; adopt it again, or stop it hard";
+            return Err(self.fault(FaultKind::Unreachable, "talk to QEMU", why));
+        }
+        Ok(())
     }
 
     fn running(&self) -> Option<Arc<Live>> {

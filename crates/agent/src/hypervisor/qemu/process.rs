@@ -55,6 +55,11 @@ impl Process {
         Ok(Process { pid, handle: pidfd_open(raw, PidfdFlags::empty())? })
     }
 
+    /// Another handle of the same process.
+    pub(super) fn try_clone(&self) -> io::Result<Process> {
+        Ok(Process { pid: self.pid, handle: self.handle.try_clone()? })
+    }
+
     pub(super) fn pid(&self) -> u32 {
         self.pid
     }

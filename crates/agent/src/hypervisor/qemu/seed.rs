@@ -56,7 +56,8 @@ mod tests {
             cloud_init: None,
         };
         let user_data = format!("#cloud-config\n{}", "#".repeat(300_000));
-        let data = CloudInit { user_data: user_data.clone(), meta_data: None, network_config: Some("version: 2".into()) };
+        let data =
+            CloudInit { user_data: user_data.clone(), meta_data: None, network_config: Some("version: 2".into()) };
         let dir = tempfile::tempdir()?;
         let paths = [dir.path().join("one"), dir.path().join("two")];
         for path in &paths {

@@ -24,7 +24,7 @@ pub(super) fn status(_shared: &Shared, slot: &Slot) -> Result<VmStatus> {
         vnc: None,
         console: None,
     };
-    let Some(live) = slot.running() else { return Ok(off) };
+    let Some(live) = slot.running() else { return slot.check_stray().map(|()| off) };
     let power = match power(slot, &live) {
         Ok(power) => power,
         Err(_) if live.process.wait(Duration::from_millis(100)) => return Ok(off),

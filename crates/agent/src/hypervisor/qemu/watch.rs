@@ -13,6 +13,10 @@ use super::{Driver, Live, Shared, Slot, load, status};
 
 /// QEMU closes its monitor a moment before it is gone.
 const LAST_MOMENT: Duration = Duration::from_secs(10);
+/// How long to wait for the turn, and until the next try.
+const TURN: Duration = Duration::from_millis(20);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const IDLE: Duration = Duration::from_secs(3600);
 /// Between two tries to replace a page server.
 const PAGE_SERVER_AGAIN: Duration = Duration::from_secs(1);
 
@@ -36,13 +40,15 @@ impl Follower {
         self.live.qmp.ring(&bell);
         let mut mark = self.live.qmp.mark();
         // What happened before there was a bell.
-        self.look();
+        let mut unseen = true;
         self.load();
         while !self.live.qmp.is_closed() {
-            bell.wait(Instant::now() + Duration::from_secs(3600));
+            unseen = unseen && !self.look();
+            // Memory must keep coming also while somebody else has the turn.
+            bell.wait(Instant::now() + if unseen { LOOK_AGAIN } else { IDLE });
             for event in self.live.qmp.events(&mut mark) {
                 match event.name.as_str() {
-                    "STOP" | "RESUME" | "BLOCK_IO_ERROR" | "GUEST_PANICKED" | "WATCHDOG" => self.look(),
+                    "STOP" | "RESUME" | "BLOCK_IO_ERROR" | "GUEST_PANICKED" | "WATCHDOG" => unseen = true,
                     "MIGRATION" => self.load(),
                     _ => {}
                 }
@@ -50,19 +56,19 @@ impl Follower {
         }
         // Closed from this side, it says nothing about the machine.
         if self.live.process.wait(LAST_MOMENT) {
-            self.look();
+            while !self.look() {}
         }
     }
 
-    /// Says what the machine does if that is news.
-    fn look(&self) {
-        let Some(shared) = self.driver.upgrade() else { return };
+    /// Says what the machine does if that is news; `false` if somebody else has the turn.
+    fn look(&self) -> bool {
+        let Some(shared) = self.driver.upgrade() else { return true };
         let news = {
-            let _turn = self.slot.turn();
+            let Some(_turn) = self.slot.turn.try_lock_for(TURN) else { return false };
             // A machine started anew has a follower of its own.
             let mine = self.slot.live.lock().as_ref().is_some_and(|live| Arc::ptr_eq(live, &self.live));
             if !mine {
-                return;
+                return true;
             }
             let now = if self.live.process.has_ended() {
                 self.slot.ended();
@@ -71,7 +77,7 @@ impl Follower {
                 match status::power(&self.slot, &self.live) {
                     Ok(power) => power,
                     // Its end will be seen.
-                    Err(_) => return,
+                    Err(_) => return true,
                 }
             };
             let mut known = self.slot.known.lock();
@@ -83,6 +89,7 @@ impl Follower {
         if let (Some(power), Some(changed)) = (news, changed) {
             changed(self.slot.vm, power);
         }
+        true
     }
 
     /// Sees to the memory that is still to come.
