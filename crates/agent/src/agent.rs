@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use keyframe_agent_api::{Bytes, Fault, HostInfo, Power, VmEvent, VmId};
 use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
 
 use crate::Result;
 use crate::array::Arrays;
@@ -49,6 +50,7 @@ pub struct Agent {
     hypervisor: Arc<dyn Hypervisor>,
     exports: Arc<Exports>,
     events: broadcast::Sender<VmEvent>,
+    stopping: CancellationToken,
     life: Life,
 }
 
@@ -69,7 +71,9 @@ impl Agent {
         };
         let volumes = Volumes::new(arrays.clone());
         let (events, _) = broadcast::channel(EVENTS);
-        let agent = Arc::new(Agent { name, volumes, machines, instants, arrays, hypervisor, exports, events, life });
+        let stopping = CancellationToken::new();
+        let agent =
+            Arc::new(Agent { name, volumes, machines, instants, arrays, hypervisor, exports, events, stopping, life });
         agent.machines.adopt()?;
         agent.watch();
         Ok(agent)
@@ -129,15 +133,25 @@ impl Agent {
     }
 
     /// Closes the connections of all exports.
-    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn stop_exports(&self) -> Result<()> {
         self.exports.stop()
     }
 
-    /// Ends in order: no instant is left half taken, the exports answer what runs and close, the arrays close. Machines
-    /// run on and wait for the exports.
-    pub fn stop(&self) -> Result<()> {
+    /// The agent is about to stop: streams of events end, and instants that are being taken are given up, so that the
+    /// requests under way end soon.
+    pub fn begin_stop(&self) {
+        self.stopping.cancel();
         self.instants.cancel_all();
+    }
+
+    /// Cancelled when it is about to stop.
+    pub fn stopping(&self) -> &CancellationToken {
+        &self.stopping
+    }
+
+    /// Ends in order: the exports answer what runs and close, the arrays close. Machines run on and wait for the exports.
+    pub fn stop(&self) -> Result<()> {
+        self.begin_stop();
         let stopped = self.exports.stop();
         let closed: Vec<Result<()>> = self.arrays.iter().map(|(_, array)| array.close()).collect();
         stopped.and(closed.into_iter().collect())

@@ -18,10 +18,12 @@ pub mod life;
 pub mod machines;
 pub mod paths;
 pub mod run;
-#[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
 pub mod testing;
 pub mod turns;
 pub mod volumes;
+
+pub use keyframe_agent_api::{Fault, FaultKind};
 
 /// What calls fail with.
 pub type Result<T> = std::result::Result<T, keyframe_agent_api::Fault>;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use keyframe_agent_api::{Bytes, Fault, FaultKind};
+use keyframe_engine::Pool;
 use rustix::fs::{FlockOperation, flock};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -46,13 +47,27 @@ pub fn start_log(log: &Log) -> Result<()> {
     set.map_err(|error| fault(FaultKind::Internal, format!("cannot start the log: {error}")))
 }
 
-/// Runs until SIGTERM or SIGINT. The caller has set up the log.
-pub fn run(options: &RunOptions) -> Result<()> {
+/// A pool that an agent holds, for whoever serves more of it than the agent does.
+pub struct HeldPool {
+    /// Its file.
+    pub file: PathBuf,
+    /// The pool.
+    pub pool: Pool,
+}
+
+/// Runs until SIGTERM or SIGINT. The caller has set up the log. What `beside` returns lives from when everything is served
+/// until the pools are closed.
+pub fn run<G>(options: &RunOptions, beside: impl FnOnce(&[HeldPool]) -> Result<G>) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| of_io("start the runtime", &error))?;
     runtime.block_on(async {
         let stop = CancellationToken::new();
         let signals = signals(stop.clone())?;
-        let result = run_until(options, stop, notify_ready).await;
+        let ready = |pools: &[HeldPool]| {
+            let beside = beside(pools)?;
+            notify_ready();
+            Ok(beside)
+        };
+        let result = run_until(options, stop, ready).await;
         signals.abort();
         result
     })
@@ -79,38 +94,48 @@ fn notify_ready() {
     }
 }
 
-/// Runs until `stop`; `ready` is called when everything is served.
-pub async fn run_until(options: &RunOptions, stop: CancellationToken, ready: impl FnOnce()) -> Result<()> {
+/// Runs until `stop`; `ready` is called when everything is served, and what it returns lives until the pools are closed.
+pub async fn run_until<G>(
+    options: &RunOptions,
+    stop: CancellationToken,
+    ready: impl FnOnce(&[HeldPool]) -> Result<G>,
+) -> Result<()> {
     let data = std::path::absolute(&options.data).map_err(|error| of_io("find the data directory", &error))?;
     let paths = Paths::of(&data);
     paths.make()?;
     let _lock = lock(&paths.pid_file())?;
     let (config, helper, places) = (options.config.clone(), options.helper.clone(), paths.clone());
     let started = tokio::task::spawn_blocking(move || start(&places, &config, helper)).await;
-    let agent = started.unwrap_or_else(|_| Err(crate::agent::panicked()))?;
-    let served = serve_until(&agent, &paths, &options.config, stop, ready).await;
+    let (agent, pools) = started.unwrap_or_else(|_| Err(crate::agent::panicked()))?;
+    let served = serve_until(&agent, &paths, &options.config, stop, || ready(&pools)).await;
+    drop(pools);
     let stopped = tokio::task::spawn_blocking(move || agent.stop()).await;
     std::fs::remove_file(paths.agent_socket()).unwrap_or(());
     served.and(stopped.unwrap_or_else(|_| Err(crate::agent::panicked())))
 }
 
-async fn serve_until(
+async fn serve_until<G>(
     agent: &Arc<Agent>,
     paths: &Paths,
     config: &Config,
     stop: CancellationToken,
-    ready: impl FnOnce(),
+    ready: impl FnOnce() -> Result<G>,
 ) -> Result<()> {
     let unix = bind(&paths.agent_socket())?;
     let remote = config.agent.listen.zip(config.agent.tls.clone());
     tracing::info!(socket = %paths.agent_socket().display(), "serving");
-    ready();
+    let _beside = ready()?;
+    let (agent_stops, stopping) = (Arc::clone(agent), stop.clone());
+    tokio::spawn(async move {
+        stopping.cancelled().await;
+        agent_stops.begin_stop();
+    });
     serve(Serving { router: router(Arc::clone(agent)), unix, remote }, stop).await
 }
 
-fn start(paths: &Paths, config: &Config, helper: Vec<OsString>) -> Result<Arc<Agent>> {
+fn start(paths: &Paths, config: &Config, helper: Vec<OsString>) -> Result<(Arc<Agent>, Vec<HeldPool>)> {
     let life = Life::new();
-    let arrays = open_arrays(paths, config, &life)?;
+    let (arrays, pools) = open_arrays(paths, config, &life)?;
     let mut qemu = QemuConfig::new(paths.vms(), helper);
     if let Some(program) = &config.agent.qemu {
         qemu.program.clone_from(program);
@@ -119,11 +144,11 @@ fn start(paths: &Paths, config: &Config, helper: Vec<OsString>) -> Result<Arc<Ag
     let hypervisor: Arc<dyn Hypervisor> = Arc::new(Qemu::new(qemu));
     let name = config.name.clone().unwrap_or_else(host_name);
     let (data, nbd_socket) = (paths.data.clone(), paths.nbd_socket());
-    Agent::start(Parts { name, data, nbd_socket, arrays, hypervisor, life })
+    Ok((Agent::start(Parts { name, data, nbd_socket, arrays, hypervisor, life })?, pools))
 }
 
-fn open_arrays(paths: &Paths, config: &Config, life: &Life) -> Result<Arrays> {
-    let mut arrays = Vec::new();
+fn open_arrays(paths: &Paths, config: &Config, life: &Life) -> Result<(Arrays, Vec<HeldPool>)> {
+    let (mut arrays, mut pools) = (Vec::new(), Vec::new());
     for array in &config.arrays {
         let name = &array.name;
         let opened: Arc<dyn Array> = match &array.driver {
@@ -131,7 +156,9 @@ fn open_arrays(paths: &Paths, config: &Config, life: &Life) -> Result<Arrays> {
                 let pool = paths.data.join(pool);
                 let size = config.agent.pool_size.map_or_else(|| usual_size(&paths.data), Ok)?;
                 let options = EngineOptions { pool, create: Some(size), cache: config.agent.cache };
-                Arc::new(Engine::open(name, &options, life.clone())?)
+                let engine = Engine::open(name, &options, life.clone())?;
+                pools.push(HeldPool { file: options.pool, pool: engine.pool().clone() });
+                Arc::new(engine)
             }
             Driver::Fake { dir } => {
                 Arc::new(FakeArray::open(name, &paths.data.join(dir), &FakeOptions::default(), life.clone())?)
@@ -141,7 +168,7 @@ fn open_arrays(paths: &Paths, config: &Config, life: &Life) -> Result<Arrays> {
         tracing::info!(array = %name, driver = %info.driver, used = info.used.0, capacity = info.capacity.0, "opened");
         arrays.push((name.clone(), opened));
     }
-    Ok(Arrays::new(arrays))
+    Ok((Arrays::new(arrays), pools))
 }
 
 /// Four fifths of what the file system has free; the file is sparse and takes what is written.

@@ -129,6 +129,9 @@ impl TestAgent {
     /// In order, as on SIGTERM.
     pub fn stop(mut self) -> Result<()> {
         self.stop.cancel();
+        if let Some(agent) = &self.agent {
+            agent.begin_stop();
+        }
         let (Some(runtime), Some(agent), Some(served)) = (self.runtime.take(), self.agent.take(), self.served.take())
         else {
             return Ok(());

@@ -198,4 +198,8 @@ fn events_begin_with_what_is() {
     assert_eq!(next(), (second, Power::Running));
     stub.set(first, Power::Off);
     assert_eq!(next(), (first, Power::Off));
+    let begun = std::time::Instant::now();
+    agent.stop().unwrap();
+    assert!(begun.elapsed() < std::time::Duration::from_secs(5), "a listener holds up the end");
+    assert_eq!(lines.find(|line| line.starts_with("data:")), None);
 }

@@ -28,7 +28,8 @@ pub type Open<'a> = dyn Fn(&Path) -> Arc<dyn Array> + 'a;
 
 /// Everything below, each on a new array.
 pub fn suite(open: &Open<'_>) {
-    let tests: [(&str, fn(&Bed<'_>)); 12] = [
+    type Test = fn(&Bed<'_>);
+    let tests: [(&str, Test); 12] = [
         ("calls can be repeated", calls_can_be_repeated),
         ("what is not there", what_is_not_there),
         ("images become volumes", images_become_volumes),

@@ -21,7 +21,7 @@ use crate::exports::Blocks;
 
 pub use engine::{Engine, EngineOptions};
 pub use name::check_name;
-pub use set::Arrays;
+pub use set::{Arrays, OnArray};
 
 /// What makes volumes. Calls wait for I/O; any number of threads may call at once. Names were checked by the caller with
 /// [`check_name`].

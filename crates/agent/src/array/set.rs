@@ -9,6 +9,9 @@ use super::{Array, check_name};
 use crate::Result;
 use crate::fault::fault;
 
+/// Some volumes of one array.
+pub type OnArray<'a> = (Arc<dyn Array>, Vec<&'a str>);
+
 /// Arrays by name.
 #[derive(Clone, Default)]
 pub struct Arrays(BTreeMap<String, Arc<dyn Array>>);
@@ -37,7 +40,7 @@ impl Arrays {
     }
 
     /// Volumes sorted by the array they lie on; refuses unknown arrays, unsound names and a volume named twice.
-    pub fn sort<'a>(&self, volumes: &'a [VolumeRef]) -> Result<Vec<(Arc<dyn Array>, Vec<&'a str>)>> {
+    pub fn sort<'a>(&self, volumes: &'a [VolumeRef]) -> Result<Vec<OnArray<'a>>> {
         let mut sorted: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for volume in volumes {
             self.of(volume)?;

@@ -48,7 +48,11 @@ async fn next(listener: &mut Listener) -> Option<VmEvent> {
         if let Some(event) = listener.first.pop_front() {
             return Some(event);
         }
-        match listener.events.recv().await {
+        let received = tokio::select! {
+            received = listener.events.recv() => received,
+            () = listener.agent.stopping().cancelled() => return None,
+        };
+        match received {
             Ok(event) => return Some(event),
             Err(RecvError::Lagged(_)) => listener.first = present(&listener.agent).await.ok()?,
             Err(RecvError::Closed) => return None,

@@ -1,6 +1,5 @@
 //! The cut through volumes of any arrays: their writes are held, then each array snapshots what lies on it.
 
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -8,13 +7,13 @@ use keyframe_agent_api::{Fault, FaultKind, SnapshotId, Timestamp, VolumeRef};
 use keyframe_nbd::gate::{GateSet, Hold, Mark};
 
 use crate::Result;
-use crate::array::{Array, Arrays};
+use crate::array::{Arrays, OnArray};
 use crate::fault::{fault, of_gate};
 use crate::hypervisor::Cut;
 
 /// The volumes of an instant, by array.
 pub(super) struct Disks<'a> {
-    arrays: Vec<(Arc<dyn Array>, Vec<&'a str>)>,
+    arrays: Vec<OnArray<'a>>,
     snapshot: SnapshotId,
 }
 
@@ -25,7 +24,7 @@ impl<'a> Disks<'a> {
 
     /// All arrays at the same time, so that writes wait for the slowest only.
     pub(super) fn snapshot(&self) -> Result<()> {
-        let one = |(array, volumes): &(Arc<dyn Array>, Vec<&str>)| array.snapshot(volumes, self.snapshot);
+        let one = |(array, volumes): &OnArray<'_>| array.snapshot(volumes, self.snapshot);
         if let [only] = &self.arrays[..] {
             return one(only);
         }

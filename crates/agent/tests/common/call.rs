@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// The status and the body of the answer.
-pub fn call(socket: &Path, method: &str, path: &str, body: Option<&str>) -> (u16, Value) {
+pub(crate) fn call(socket: &Path, method: &str, path: &str, body: Option<&str>) -> (u16, Value) {
     let mut stream = UnixStream::connect(socket).unwrap();
     let body = body.unwrap_or_default();
     let head = format!("{method} {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n");
@@ -23,7 +23,7 @@ pub fn call(socket: &Path, method: &str, path: &str, body: Option<&str>) -> (u16
 }
 
 /// A call that succeeds.
-pub fn good<T: DeserializeOwned>(socket: &Path, method: &str, path: &str, body: Option<&impl Serialize>) -> T {
+pub(crate) fn good<T: DeserializeOwned>(socket: &Path, method: &str, path: &str, body: Option<&impl Serialize>) -> T {
     let body = body.map(|body| serde_json::to_string(body).unwrap());
     let (status, answer) = call(socket, method, path, body.as_deref());
     assert_eq!(status, 200, "{method} {path}: {answer}");
@@ -31,7 +31,7 @@ pub fn good<T: DeserializeOwned>(socket: &Path, method: &str, path: &str, body: 
 }
 
 /// A call that is refused with that status and kind.
-pub fn refused(socket: &Path, method: &str, path: &str, body: Option<&str>, status: u16, kind: &str) {
+pub(crate) fn refused(socket: &Path, method: &str, path: &str, body: Option<&str>, status: u16, kind: &str) {
     let (found, answer) = call(socket, method, path, body);
     assert_eq!((found, answer["kind"].as_str()), (status, Some(kind)), "{method} {path}: {answer}");
     assert!(answer["message"].as_str().is_some_and(|message| !message.is_empty()), "{answer}");

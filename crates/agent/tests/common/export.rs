@@ -4,13 +4,13 @@ use std::io::{Read, Result, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-pub struct Export {
+pub(crate) struct Export {
     stream: UnixStream,
-    pub size: u64,
+    pub(crate) size: u64,
 }
 
 impl Export {
-    pub fn connect(socket: &Path, name: &str) -> Result<Export> {
+    pub(crate) fn connect(socket: &Path, name: &str) -> Result<Export> {
         let mut stream = UnixStream::connect(socket)?;
         let mut greeting = [0; 18];
         stream.read_exact(&mut greeting)?;
@@ -45,16 +45,21 @@ impl Export {
     }
 
     /// Fills a block and waits for the answer.
-    pub fn fill(&mut self, block: u64, byte: u8) -> Result<()> {
+    pub(crate) fn fill(&mut self, block: u64, byte: u8) -> Result<()> {
         self.request(1, block * 4096, 4096, &[byte; 4096])
     }
 
     /// Fills the first block with a number and waits for the answer.
-    pub fn number(&mut self, number: u64) -> Result<()> {
+    pub(crate) fn number(&mut self, number: u64) -> Result<()> {
         self.request(1, 0, 4096, &number.to_be_bytes().repeat(512))
     }
 
-    pub fn read(&mut self, block: u64) -> Result<Vec<u8>> {
+    /// Makes what was answered durable.
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        self.request(3, 0, 0, &[])
+    }
+
+    pub(crate) fn read(&mut self, block: u64) -> Result<Vec<u8>> {
         self.request(0, block * 4096, 4096, &[])?;
         let mut data = vec![0; 4096];
         self.stream.read_exact(&mut data)?;

@@ -3,9 +3,9 @@
 #![expect(dead_code, reason = "each test uses a part of it")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-pub mod call;
-pub mod export;
-pub mod stub;
+pub(crate) mod call;
+pub(crate) mod export;
+pub(crate) mod stub;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,22 +18,22 @@ use keyframe_agent_api::{
 
 use self::stub::Stub;
 
-pub const BLOCK: usize = 4096;
+pub(crate) const BLOCK: usize = 4096;
 
-pub fn volume(array: &str, name: &str) -> VolumeRef {
+pub(crate) fn volume(array: &str, name: &str) -> VolumeRef {
     VolumeRef { array: array.into(), volume: name.into() }
 }
 
 /// One volume on each of the two arrays.
-pub fn pair() -> Vec<VolumeRef> {
+pub(crate) fn pair() -> Vec<VolumeRef> {
     vec![volume("fake", "a"), volume("fake2", "b")]
 }
 
-pub fn start(dir: &Path, stub: &Arc<Stub>) -> TestAgent {
+pub(crate) fn start(dir: &Path, stub: &Arc<Stub>) -> TestAgent {
     TestAgent::start(dir, stub.clone(), &TestOptions::default()).unwrap()
 }
 
-pub fn start_with_pair(dir: &Path, stub: &Arc<Stub>) -> TestAgent {
+pub(crate) fn start_with_pair(dir: &Path, stub: &Arc<Stub>) -> TestAgent {
     let agent = start(dir, stub);
     for volume in pair() {
         let wish = CreateVolume { source: VolumeSource::Empty, size: Some(Bytes(16 * BLOCK as u64)) };
@@ -42,7 +42,7 @@ pub fn start_with_pair(dir: &Path, stub: &Arc<Stub>) -> TestAgent {
     agent
 }
 
-pub fn wish(vm: VmId, memory: bool) -> TakeInstant {
+pub(crate) fn wish(vm: VmId, memory: bool) -> TakeInstant {
     TakeInstant {
         vm,
         generation: Generation(1),

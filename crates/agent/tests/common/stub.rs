@@ -17,16 +17,16 @@ use keyframe_agent_api::{
 type Changed = Box<dyn Fn(VmId, Power) + Send + Sync>;
 
 #[derive(Default)]
-pub struct Stub {
+pub(crate) struct Stub {
     power: Mutex<HashMap<VmId, Power>>,
     watchers: Mutex<Vec<Changed>>,
     /// What freezing and thawing answer.
-    pub freezes: Mutex<Option<FaultKind>>,
-    pub thaws: Mutex<Option<FaultKind>>,
-    pub frozen: AtomicBool,
+    pub(crate) freezes: Mutex<Option<FaultKind>>,
+    pub(crate) thaws: Mutex<Option<FaultKind>>,
+    pub(crate) frozen: AtomicBool,
     /// A capture waits until it is cancelled.
-    pub endless: AtomicBool,
-    pub captures: AtomicU64,
+    pub(crate) endless: AtomicBool,
+    pub(crate) captures: AtomicU64,
 }
 
 fn fault(kind: FaultKind, text: &str) -> Fault {
@@ -38,12 +38,12 @@ fn planned(plan: &Mutex<Option<FaultKind>>, text: &str) -> Result<()> {
 }
 
 impl Stub {
-    pub fn set(&self, vm: VmId, power: Power) {
+    pub(crate) fn set(&self, vm: VmId, power: Power) {
         self.power.lock().unwrap().insert(vm, power.clone());
         self.watchers.lock().unwrap().iter().for_each(|changed| changed(vm, power.clone()));
     }
 
-    pub fn running(&self) -> VmId {
+    pub(crate) fn running(&self) -> VmId {
         let vm = VmId::new();
         self.set(vm, Power::Running);
         vm
