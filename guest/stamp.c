@@ -3,6 +3,8 @@
  * Stamp n goes to the last MiB of disk A, then to that of disk B (behind the file systems, unbuffered and durable), and
  * every LOG_EVERY stamps a 16-byte record goes into a log file on each disk's file system, with fsync. Therefore, at any
  * instant: B <= A <= B + 1, and both logs hold every multiple of LOG_EVERY below A. A start goes on from the stamp found.
+ * Before a stamp is written over, it is read and must be the one that memory says was written last: a guest that goes on
+ * with its memory of one instant and its disks of another finds out within one round.
  *
  *   stamp run A B LOG_A LOG_B    check what is there, then write stamps for ever; progress on standard output
  *   stamp wreck DISK MIB         overwrite the first MIB MiB of a disk with garbage
@@ -40,6 +42,13 @@ static void write_stamp(const struct side *s, long n) {
     memset(block, 0, BLOCK);
     *(long *)block = n;
     if (pwrite(s->disk, block, BLOCK, s->at) != BLOCK) die("write stamp");
+}
+
+static void expect_stamp(const struct side *s, const char *name, long n) {
+    long found = read_stamp(s);
+    if (found == n) return;
+    printf("STAMP-BAD disk %s holds %ld, memory says %ld\n", name, found, n);
+    exit(1);
 }
 
 static const char *record_of(long n) {
@@ -92,8 +101,10 @@ static void run(char **arg) {
     check_log(&a, "a", at_a);
     printf("STAMP-START a=%ld b=%ld records=%ld\n", at_a, at_b, check_log(&b, "b", at_a));
     double told = 0;
-    for (long n = at_a;; n++) {
+    for (long n = at_a, last_b = at_b;; last_b = n++) {
+        expect_stamp(&a, "a", n > at_a ? n - 1 : at_a);
         write_stamp(&a, n);
+        expect_stamp(&b, "b", last_b);
         write_stamp(&b, n);
         if (n % LOG_EVERY == 0) {
             write_record(&a, n);
