@@ -13,6 +13,7 @@ fn is_root(path: &str) -> bool {
             | [.., "build.rs"]
             | [.., "src", "bin", _]
             | [.., "tests" | "examples" | "benches" | "fuzz_targets", _]
+            | [.., "tests", _, "main.rs"]
     )
 }
 
