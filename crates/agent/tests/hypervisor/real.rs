@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use keyframe_agent::hypervisor::Start;
-use keyframe_agent_api::{DiskSlot, FaultKind, GuestIdentity, Machine, Power, StopHow, VmId, VolumeRef};
+use keyframe_agent_api::{
+    CloudInit, DiskSlot, FaultKind, Firmware, GuestIdentity, Machine, NicConnection, Power, StopHow, VmId, VolumeRef,
+};
 use keyframe_lab::qga::Agent;
 use keyframe_lab::stamps::Stamps;
 use keyframe_lab::vm::Disk;
@@ -209,5 +211,34 @@ fn a_machine_that_dies_while_it_is_captured(bench: &QemuBench, vm: VmId) -> Resu
         ensure!(Instant::now() < until, "it is not off");
         std::thread::sleep(Duration::from_millis(10));
     }
+    Ok(())
+}
+
+#[test]
+fn a_guest_under_uefi_reads_its_seed_and_goes_on_from_memory() -> Result<()> {
+    let bench = QemuBench::new()?;
+    let driver = bench.driver();
+    let template = driver.info()?.uefi_variables.context("no firmware for UEFI here; install ovmf")?;
+    bench.world().import("variables", &template)?;
+    let vm = VmId::new();
+    let mut hardware = machine("pc-q35-10.0", Some(bench.boot("")), &["root", "data", "variables"]);
+    hardware.firmware = Firmware::Uefi;
+    hardware.disks[2].firmware_variables = true;
+    hardware.cloud_init = Some(CloudInit { user_data: "#cloud-config\n".into(), ..CloudInit::default() });
+    hardware.nics[0].connection = NicConnection::Isolated { network: format!("test {vm}") };
+    bench.start(vm, &hardware, None, false)?;
+    bench.wait_up(vm)?;
+    let asked =
+        "ls -d /sys/firmware/efi; dd if=/dev/vdc bs=1k count=16 2>/dev/null | grep -c CIDATA; ls /sys/class/net";
+    let said = Agent::connect(&bench.file(vm, "qga.sock"), PATIENCE)?.shell(asked, PATIENCE)?;
+    ensure!(said.output.starts_with("/sys/firmware/efi\n1\n") && said.output.contains("eth0"), "{said:?}");
+    let image = bench.world().dir.path().join("uefi.kfm");
+    let captured =
+        driver.capture(vm, &image, &mut bench.world().cut(&["root", "data", "variables"]), &After::never())?;
+    println!("under UEFI: paused {:?}", captured.paused);
+    driver.stop(vm, StopHow::Hard)?;
+    bench.start(vm, &hardware, Some(&image), false)?;
+    let said = Agent::connect(&bench.file(vm, "qga.sock"), PATIENCE)?.shell("echo alive", PATIENCE)?;
+    ensure!(said.output == "alive\n", "{said:?}");
     Ok(())
 }

@@ -121,13 +121,11 @@ impl Faults {
     }
 
     fn meet(&self, call: &str, due: &[Plan], when: When, cancel: Option<&dyn Cancel>) -> Result<()> {
-        for plan in due.iter().filter(|plan| plan.when == when) {
-            match plan.what {
-                What::Fail(kind) => return Err(Fault::new(kind, format!("{call}: a planned failure"))),
-                What::Hang => return Err(self.hung(call, cancel)),
-            }
+        match due.iter().find(|plan| plan.when == when).map(|plan| plan.what) {
+            Some(What::Fail(kind)) => Err(Fault::new(kind, format!("{call}: a planned failure"))),
+            Some(What::Hang) => Err(self.hung(call, cancel)),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn hung(&self, call: &str, cancel: Option<&dyn Cancel>) -> Fault {

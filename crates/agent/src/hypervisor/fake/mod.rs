@@ -287,10 +287,9 @@ impl Hypervisor for Fake {
         let slot = self.slot(vm);
         let _turn = slot.turn.lock();
         self.faults.around("stop", None, || {
-            if let (StopHow::Graceful { then_hard: false, .. }, Mood::Silent) = (how, *slot.mood.lock()) {
-                if slot.machine.lock().is_some() {
-                    return Err(slot.fault(FaultKind::Deadline, "the guest did not power off in time"));
-                }
+            let silent = *slot.mood.lock() == Mood::Silent && slot.machine.lock().is_some();
+            if silent && matches!(how, StopHow::Graceful { then_hard: false, .. }) {
+                return Err(slot.fault(FaultKind::Deadline, "the guest did not power off in time"));
             }
             self.end(&slot)
         })

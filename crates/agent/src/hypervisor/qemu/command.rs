@@ -4,8 +4,9 @@
 //! places, whatever was added and removed while it ran:
 //!
 //! ```text
-//!  pcie.0  1 screen  2 random numbers  3 serial ports (guest agent)  4 cloud-init volume  5 panic notifier
+//!  pcie.0  1 screen  2 random numbers  3 serial ports (guest agent)  5 panic notifier
 //!          10.0 … 12.7 root ports of disk slots 0 … 23    13.0 … 13.7 root ports of interface slots 0 … 7
+//!          14.0 root port of the cloud-init volume, behind the disks so that they keep their names in the guest
 //! ```
 //!
 //! What an interface can offload is pinned to nothing: it would depend on the other end of the cable, and a copy of the
@@ -25,6 +26,7 @@ use crate::hypervisor::BlockAddress;
 pub(super) const DISK_SLOTS: u8 = 24;
 /// Places for network interfaces.
 pub(super) const NIC_SLOTS: u8 = 8;
+const SEED_PORT: &str = "seed-port";
 /// How long a disk waits for its server before the guest is stopped.
 const RECONNECT_SECONDS: u32 = 300;
 
@@ -53,6 +55,7 @@ pub(super) fn arguments(plan: &Plan<'_>) -> Vec<String> {
     for slot in 0..NIC_SLOTS {
         root_port(&mut line, nic_port(slot), 0x13, DISK_SLOTS + slot);
     }
+    root_port(&mut line, SEED_PORT.into(), 0x14, DISK_SLOTS + NIC_SLOTS);
     let mut disks: Vec<&DiskSlot> = plan.machine.disks.iter().filter(|disk| !disk.firmware_variables).collect();
     disks.sort_by_key(|disk| disk.slot);
     for disk in disks {
@@ -62,6 +65,7 @@ pub(super) fn arguments(plan: &Plan<'_>) -> Vec<String> {
             line.json("-device", &disk_device(disk));
         }
     }
+    seed(&mut line, plan);
     let mut nics: Vec<&NicSlot> = plan.machine.nics.iter().collect();
     nics.sort_by_key(|nic| nic.slot);
     for nic in nics {
@@ -143,15 +147,19 @@ fn devices(line: &mut Line, plan: &Plan<'_>) {
         "-device",
         &json!({ "driver": "virtserialport", "bus": "ports.0", "nr": 1, "chardev": "agent", "name": port }),
     );
-    if plan.machine.cloud_init.is_some() {
-        let file = json!({ "driver": "file", "filename": place.seed() });
-        line.json("-blockdev", &json!({ "driver": "raw", "node-name": "seed", "read-only": true, "file": file }));
-        let at = json!({ "driver": "virtio-blk-pci", "id": "seed", "drive": "seed", "serial": "cidata", "num-queues": 1,
-            "bus": "pcie.0", "addr": "0x4" });
-        line.json("-device", &at);
-    }
     line.json("-device", &json!({ "driver": "pvpanic-pci", "bus": "pcie.0", "addr": "0x5" }));
     line.json("-device", &json!({ "driver": "vmgenid", "guid": plan.machine.generation_id }));
+}
+
+/// What a fresh guest reads to set itself up.
+fn seed(line: &mut Line, plan: &Plan<'_>) {
+    if plan.machine.cloud_init.is_some() {
+        let file = json!({ "driver": "file", "filename": plan.place.seed() });
+        line.json("-blockdev", &json!({ "driver": "raw", "node-name": "seed", "read-only": true, "file": file }));
+        let at = json!({ "driver": "virtio-blk-pci", "id": "seed", "drive": "seed", "serial": "cidata", "num-queues": 1,
+            "bus": SEED_PORT, "addr": "0x0" });
+        line.json("-device", &at);
+    }
 }
 
 fn root_port(line: &mut Line, id: String, first: u8, index: u8) {

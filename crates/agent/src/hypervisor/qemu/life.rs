@@ -14,7 +14,7 @@ use serde_json::json;
 use super::command::{self, Plan};
 use super::place::{Record, Wish};
 use super::process::{self, Process};
-use super::qga::Agent;
+use super::qga::{Agent, AgentError};
 use super::qmp::{Qmp, QmpError};
 use super::{ASKED, Live, Shared, Slot, hub, load, seed, status, tap, validate, watch};
 use crate::Result;
@@ -221,20 +221,14 @@ fn ask_to_stop(slot: &Slot, live: &Live, until: Instant) -> bool {
     if matches!(status::power(slot, live), Ok(Power::Paused { .. })) && go_on(slot, live).is_err() {
         return false;
     }
-    let asked = Agent::connect(&slot.place.agent(), until.min(Instant::now() + ASK_AGENT)).and_then(|mut agent| {
-        // One that is frozen refuses everything else.
-        let frozen = agent.is_frozen(until)?;
-        if frozen {
-            agent.count("guest-fsfreeze-thaw", until)?;
-        }
-        agent.send("guest-shutdown", &json!({ "mode": "powerdown" }), until)
-    });
-    if let Err(e) = asked {
-        tracing::debug!(vm = %slot.vm, "ask the guest agent to power off: {e}");
-    }
+    let mut asked = false;
     loop {
-        if live.process.has_ended() {
-            return true;
+        // The agent of a guest that boots comes later.
+        if !asked {
+            match ask_agent(slot, until.min(Instant::now() + ASK_AGENT)) {
+                Ok(()) => asked = true,
+                Err(e) => tracing::debug!(vm = %slot.vm, "ask the guest agent to power off: {e}"),
+            }
         }
         // An agent may have lied; the button does no harm to a guest that is on its way.
         if let Err(e) = live.qmp.execute("system_powerdown", json!({})) {
@@ -248,6 +242,15 @@ fn ask_to_stop(slot: &Slot, live: &Live, until: Instant) -> bool {
             return false;
         }
     }
+}
+
+fn ask_agent(slot: &Slot, until: Instant) -> std::result::Result<(), AgentError> {
+    let mut agent = Agent::connect(&slot.place.agent(), until)?;
+    // One that is frozen refuses everything else.
+    if agent.is_frozen(until)? {
+        agent.count("guest-fsfreeze-thaw", until)?;
+    }
+    agent.send("guest-shutdown", &json!({ "mode": "powerdown" }), until)
 }
 
 pub(super) fn remove(shared: &Shared, slot: &Slot) -> Result<()> {

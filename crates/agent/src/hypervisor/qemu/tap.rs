@@ -22,10 +22,11 @@ pub(super) fn create_all(machine: &Machine) -> Result<()> {
 pub(super) fn remove_all(machine: &Machine) {
     for nic in machine.nics.iter().filter(|nic| matches!(nic.connection, NicConnection::Bridge { .. })) {
         let name = tap_name(nic.id);
-        if exists(&name) {
-            if let Err(why) = run("ip", &["link", "delete", "dev", &name]) {
-                tracing::warn!("remove tap device {name}: {why}");
-            }
+        if !exists(&name) {
+            continue;
+        }
+        if let Err(why) = run("ip", &["link", "delete", "dev", &name]) {
+            tracing::warn!("remove tap device {name}: {why}");
         }
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn machine(machine: &Machine, host: &Host) -> Result<()> {
     if machine.cpus == 0 || machine.cpus > MOST_CPUS {
         return invalid(format!("{} processors; 1 to {MOST_CPUS} are possible", machine.cpus));
     }
-    if machine.memory.0 == 0 || machine.memory.0 % (1 << 20) != 0 {
+    if machine.memory.0 == 0 || !machine.memory.0.is_multiple_of(1 << 20) {
         return invalid(format!("{} bytes of memory; it takes a multiple of 1 MiB", machine.memory));
     }
     let mut taken = HashSet::new();
