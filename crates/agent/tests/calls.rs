@@ -1,7 +1,5 @@
 //! The agent's calls over its socket: answers, refusals, and what stays as it was.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 mod common;
 
 use std::io::{BufRead, BufReader, Write};

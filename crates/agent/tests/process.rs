@@ -32,10 +32,8 @@ fn be_an_agent() {
     let Some(data) = std::env::var_os(DATA).map(PathBuf::from) else { return };
     let config = Config::load(&data, |name| std::env::var(name).ok()).unwrap();
     start_log(&config.log).unwrap();
-    if let Err(fault) = run(&RunOptions { data, config, helper: vec!["/nonexistent".into()] }, |_| Ok(())) {
-        eprintln!("{fault}");
-        std::process::exit(1);
-    }
+    let options = RunOptions { data, config, helper: vec!["/nonexistent".into()] };
+    run(&options, |_| Ok(())).unwrap_or_else(|fault| panic!("{fault}"));
 }
 
 /// A process that ends with the test.
@@ -147,7 +145,7 @@ fn one_agent_for_each_directory_and_it_ends_in_order() {
     let mut first = Process::serving(dir.path());
     let second = Process::spawn(dir.path());
     let output = { second }.finish();
-    assert_eq!(output.0, Some(1));
+    assert_ne!(output.0, Some(0));
     assert!(output.1.contains("another agent uses this data directory"), "{}", output.1);
     let pid: i32 = std::fs::read_to_string(Paths::of(dir.path()).pid_file()).unwrap().trim().parse().unwrap();
     assert_eq!(pid as u32, first.0.id());
