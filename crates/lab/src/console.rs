@@ -20,7 +20,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    lines: Vec<String>,
+    lines: Vec<(Instant, String)>,
     closed: bool,
 }
 
@@ -40,7 +40,7 @@ impl Console {
             while source.read_until(b'\n', &mut raw).is_ok_and(|n| n > 0) {
                 let line = String::from_utf8_lossy(&raw).trim().to_owned();
                 raw.clear();
-                writer.state.lock().lines.push(line);
+                writer.state.lock().lines.push((Instant::now(), line));
                 writer.arrived.notify_all();
             }
             writer.state.lock().closed = true;
@@ -62,13 +62,24 @@ impl Console {
         what: &str,
         mut pick: impl FnMut(&str) -> Option<T>,
     ) -> Result<T> {
+        self.find(from, patience, what, |_, line| pick(line))
+    }
+
+    /// The same, with the moment at which each line was complete.
+    pub fn find<T>(
+        &self,
+        from: Mark,
+        patience: Duration,
+        what: &str,
+        mut pick: impl FnMut(Instant, &str) -> Option<T>,
+    ) -> Result<T> {
         let deadline = Instant::now() + patience;
         let mut seen = from.0;
         let mut state = self.shared.state.lock();
         loop {
-            while let Some(line) = state.lines.get(seen) {
+            while let Some((at, line)) = state.lines.get(seen) {
                 seen += 1;
-                if let Some(found) = pick(line) {
+                if let Some(found) = pick(*at, line) {
                     return Ok(found);
                 }
             }
@@ -87,8 +98,9 @@ impl Console {
     }
 }
 
-fn tail(lines: &[String]) -> String {
-    lines[lines.len().saturating_sub(6)..].join(" | ")
+fn tail(lines: &[(Instant, String)]) -> String {
+    let last: Vec<&str> = lines.iter().rev().take(6).rev().map(|(_, line)| line.as_str()).collect();
+    last.join(" | ")
 }
 
 #[cfg(test)]

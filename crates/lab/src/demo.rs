@@ -1,197 +1,192 @@
-//! The demonstration: snapshot, clone, wreck and revert a running machine, and prove after each step that it worked.
-//!
-//! The same steps with fewer snapshots are a system test. Every claim that is printed has been checked.
+//! The demonstration: one machine's life with snapshots, memory, a tree, applies, a fork, a template and clones, all by
+//! `keyframe` commands that are shown as they are typed. Every claim that is printed has been checked.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
-use crate::scene::{Pair, Scene};
-use crate::stamps::{Journal, Stamps};
-use crate::steps::{Steps, human, spread};
-use crate::vm::Vm;
+use crate::machine::Machine;
+use crate::site::{PATIENCE, Site, SiteOptions};
+use crate::steps::{Steps, human};
 
 /// What to play.
 pub struct Options {
-    /// The binary under test.
+    /// The binary to demonstrate.
     pub keyframe: PathBuf,
-    /// How many snapshots to take of the running machine; at least two.
-    pub snapshots: usize,
-    /// Check the file systems of every n-th snapshot; the stamps are checked in all.
-    pub file_systems_every: usize,
 }
 
-/// The file system's tables, its journal and the system's programs.
-const WRECKED_MIB: u64 = 32;
-const QUIET: &str = "quiet";
+const MEMORY: &str = "256M";
+const CLONES: usize = 20;
+const BOOTED: usize = 3;
+/// On the guest's kernel command line: numbered writes to both disks, and rewriting and checking 32 MiB of memory.
+const BUSY: &str = "lab=stamp lab=pages,32";
 
 /// Plays all of it. The first thing that is not as promised is the error.
 pub fn run(options: &Options) -> Result<()> {
-    ensure!(options.snapshots >= 2, "two snapshots are the least that can be compared");
     let mut steps = Steps::default();
-    let scene = steps.run("prepare the guest, make a pool and serve it", || {
-        Ok((Scene::open(&options.keyframe)?, "pool of 4 GiB".into()))
+    let site = steps.run("keyframe up: an agent and a manager on an empty folder", || {
+        Ok((Site::up(&options.keyframe, &SiteOptions::default())?, "they answer".into()))
     })?;
-    let names: Vec<String> = (1..=options.snapshots).map(|i| format!("s{i:03}")).collect();
-    let original = begin(&mut steps, &scene, &names)?;
-    let [reverted, clone] = clone_wreck_revert(&mut steps, &scene, &names, original)?;
-    check_all(&mut steps, &scene, &names, options.file_systems_every)?;
-    steps.run("check that the reverted machine and the clone still run", || {
-        let (one, other) = (scene.next_stamp(&reverted, 0)?, scene.next_stamp(&clone, 0)?);
+    let web = boot(&mut steps, &site)?;
+    grow_tree(&mut steps, &site, &web)?;
+    let fork = fork(&mut steps, &site, &web)?;
+    delete(&mut steps, &site, &web)?;
+    templates(&mut steps, &site)?;
+    steps.run("the machine and its fork have run all the time", || {
+        let (one, other) = (web.next_stamp()?, fork.next_stamp()?);
         Ok(((), format!("at stamps {one} and {other}")))
     })?;
-    let root = Pair::original().root;
-    let tree = scene.store.tree(&root)?;
-    println!("\nTree of the root disk, with what each node holds alone\n{tree}");
-    steps.run("end both machines and the server", || {
-        reverted.kill()?;
-        clone.kill()?;
-        Ok((scene.store.close()?, "in order".into()))
-    })?;
+    show(&site, &["vm", "list", "--space"])?;
+    show(&site, &["snapshot", "space", "web"])?;
+    drop((web, fork));
+    steps.run("keyframe down --vms", || Ok((site.run(["down", "--vms"])?, "machines stopped, processes ended".into())))?;
     println!("\n{}", steps.table());
     Ok(())
 }
 
-/// From images to a running machine with snapshots. Returns the machine.
-fn begin(steps: &mut Steps, scene: &Scene, names: &[String]) -> Result<Vm> {
-    steps.run("import the root and data disk of a guest", || Ok((scene.import()?, "256 MiB + 64 MiB".into())))?;
-    let mut vm = steps.run("boot a machine from them over NBD", || {
-        let (vm, _, ready) = scene.boot("original", &Pair::original())?;
-        Ok((vm, format!("guest up after {}; it numbers its writes to both disks", human(ready))))
-    })?;
-    steps.run(&format!("take {} snapshots of both disks while it writes", names.len()), || {
-        let times = take_snapshots(scene, &vm, names)?;
-        Ok(((), format!("each, as the caller sees it: {}", spread(&times))))
-    })?;
-    steps.run("take one with the guest's file systems frozen", || {
-        let held = snapshot_frozen(scene, &mut vm)?;
-        Ok(((), format!("guest held for {}", human(held))))
-    })?;
-    Ok(vm)
-}
-
-/// Returns the reverted machine and the clone, both running.
-fn clone_wreck_revert(steps: &mut Steps, scene: &Scene, names: &[String], original: Vm) -> Result<[Vm; 2]> {
-    let middle = &names[names.len() / 2];
-    let clone = steps.run(&format!("clone {middle} and boot the clone beside the original"), || {
-        let (clone, cloned, ready) = boot_clone(scene, &original, middle)?;
-        Ok((clone, format!("cloned in {}, up after {}; both run", human(cloned), human(ready))))
-    })?;
-    steps.run(&format!("overwrite {WRECKED_MIB} MiB of the original's root disk, cut its power"), || {
-        wreck(scene, original)?;
-        Ok(((), "garbage where the system was".into()))
-    })?;
-    let back = &names[names.len() / 4];
-    let reverted = steps.run(&format!("revert to {back} and boot again"), || {
-        let (vm, reverted, ready) = revert(scene, back)?;
-        let remark = format!("reverted in {}, up after {}, all data as of {back}", human(reverted), human(ready));
-        Ok((vm, remark))
-    })?;
-    Ok([reverted, clone])
-}
-
-/// All snapshots must have outlived the revert, those newer than the one reverted to included.
-fn check_all(steps: &mut Steps, scene: &Scene, names: &[String], file_systems_every: usize) -> Result<()> {
-    let stamps = steps.run("check that every snapshot shows one instant", || {
-        let stamps = check_stamps(scene, names)?;
-        let remark =
-            format!("{} of {} do; stamps {} to {}", stamps.len(), names.len(), stamps[0].a, stamps[stamps.len() - 1].a);
-        Ok((stamps, remark))
-    })?;
-    steps.run("check file systems and data in the snapshots", || {
-        let checked = check_file_systems(scene, file_systems_every, names, &stamps)?;
-        Ok(((), format!("{checked} snapshots without fault, the newest included")))
-    })
-}
-
-/// Waits for a new stamp before each one, so that no two snapshots may be equal.
-fn take_snapshots(scene: &Scene, vm: &Vm, names: &[String]) -> Result<Vec<Duration>> {
-    let mut times = Vec::new();
-    for name in names {
-        scene.next_stamp(vm, 0)?;
-        times.push(scene.snapshot(&Pair::original(), name)?);
-    }
-    Ok(times)
-}
-
-/// Freeze, snapshot, thaw; thawed also when the snapshot fails. Returns how long the guest was held.
-fn snapshot_frozen(scene: &Scene, vm: &mut Vm) -> Result<Duration> {
-    let agent = vm.agent()?;
-    let began = Instant::now();
-    let frozen = agent.freeze()?;
-    let taken = scene.snapshot(&Pair::original(), QUIET);
-    agent.thaw()?;
-    let held = began.elapsed();
-    taken?;
-    ensure!(frozen == 2, "{frozen} file systems were frozen, there are two");
-    Ok(held)
-}
-
-/// Clones a snapshot and boots the clone. Returns it with the times for cloning and booting.
-fn boot_clone(scene: &Scene, original: &Vm, snapshot: &str) -> Result<(Vm, Duration, Duration)> {
-    let from = Pair::original().at(snapshot);
-    let to = Pair::original().named("clone");
-    let expected = scene.stamps(&from)?;
-    let began = Instant::now();
-    scene.clone_pair(&from, &to)?;
-    let cloned = began.elapsed();
-    let (clone, found, ready) = scene.boot("clone", &to)?;
-    ensure!(found == expected, "the clone starts from {found:?}, the snapshot holds {expected:?}");
-    let clone_at = scene.next_stamp(&clone, found.a)?;
-    let original_at = scene.next_stamp(original, found.a)?;
-    ensure!(original_at > clone_at, "the original has fallen behind its clone: {original_at}, {clone_at}");
-    Ok((clone, cloned, ready))
-}
-
-fn wreck(scene: &Scene, mut vm: Vm) -> Result<()> {
-    let from = vm.console().mark();
-    vm.tell(&format!("wreck {WRECKED_MIB}"))?;
-    // Not `expect`: the writer's complaints are what is wanted here.
-    vm.console()
-        .wait_for(from, Duration::from_secs(30), "WRECKED", |line| line.starts_with("WRECKED").then_some(()))?;
-    vm.kill()?;
-    let amid = (WRECKED_MIB / 2) << 20;
-    let wrecked = scene.is_wrecked(&Pair::original().root, amid)?;
-    ensure!(wrecked, "the garbage is not on the disk");
+/// Prints a command and what it says.
+fn show(site: &Site, line: &[&str]) -> Result<()> {
+    println!("\n$ keyframe {}\n{}", line.join(" "), site.run(line)?);
     Ok(())
 }
 
-/// Reverts to a snapshot and boots. Returns the machine with the times for reverting and booting.
-fn revert(scene: &Scene, snapshot: &str) -> Result<(Vm, Duration, Duration)> {
-    let volumes = Pair::original();
-    let expected = scene.stamps(&volumes.at(snapshot))?;
-    let began = Instant::now();
-    scene.revert(&volumes.at(snapshot))?;
-    let reverted = began.elapsed();
-    let (vm, found, ready) = scene.boot("reverted", &volumes).context("boot after the revert")?;
-    ensure!(found == expected, "after the revert the disks hold {found:?}, the snapshot holds {expected:?}");
-    Ok((vm, reverted, ready))
+fn boot<'a>(steps: &mut Steps, site: &'a Site) -> Result<Machine<'a>> {
+    let web = steps.run("create a machine with two disks from images, 256 MiB of RAM", || {
+        Ok((site.create("web", MEMORY, BUSY)?, "256 MiB and 64 MiB imported".into()))
+    })?;
+    steps.run("start it", || {
+        let ready = web.start()?;
+        Ok(((), format!("guest up after {}; it numbers writes to both disks and checks its memory", human(ready))))
+    })?;
+    Ok(web)
 }
 
-/// The stamps of all snapshots, which must grow from each to the next.
-fn check_stamps(scene: &Scene, names: &[String]) -> Result<Vec<Stamps>> {
-    let mut all: Vec<Stamps> = Vec::new();
-    for name in names {
-        let stamps = scene.stamps(&Pair::original().at(name))?;
-        if let Some(before) = all.last() {
-            ensure!(stamps.a > before.a, "{name} holds stamp {}, the snapshot before it {}", stamps.a, before.a);
-        }
-        all.push(stamps);
-    }
-    Ok(all)
+/// Takes a snapshot of the machine while it runs, with its memory.
+fn take(steps: &mut Steps, web: &Machine<'_>, name: &str) -> Result<u64> {
+    steps.run(&format!("snapshot web@{name} with memory while the guest counts on"), || {
+        let before = web.tick()?;
+        let taken = web.snapshot(name, &["--memory"])?;
+        let after = web.tick()?;
+        ensure!(after > before, "the guest stood still");
+        Ok((before, format!("guest paused {}; {}", pause(&taken)?, method(&taken))))
+    })
 }
 
-/// Returns how many snapshots were checked; the last one and the frozen one always are.
-fn check_file_systems(scene: &Scene, every: usize, names: &[String], stamps: &[Stamps]) -> Result<usize> {
-    let mut checked = 0;
-    for (i, (name, stamps)) in names.iter().zip(stamps).enumerate() {
-        if i % every.max(1) == 0 || i + 1 == names.len() {
-            scene.check_file_systems(&Pair::original().at(name), *stamps, Journal::MayNeedReplay)?;
-            checked += 1;
+/// How long the guest stood still for a snapshot.
+fn pause(snapshot: &Value) -> Result<String> {
+    let micros = snapshot["report"]["paused"].as_u64().with_context(|| format!("no pause in {snapshot}"))?;
+    Ok(human(Duration::from_micros(micros)))
+}
+
+fn method(snapshot: &Value) -> String {
+    format!("cut {}", snapshot["report"]["method"].as_str().unwrap_or("in an unknown way"))
+}
+
+/// Applies a snapshot with memory and checks that the guest goes on from there.
+fn apply(steps: &mut Steps, web: &Machine<'_>, name: &str, [least, most]: [u64; 2]) -> Result<()> {
+    steps.run(&format!("apply web@{name}: the guest goes on where it was"), || {
+        let back = web.go_back(name, &[])?;
+        let tick = back.tick;
+        ensure!((least..=most).contains(&tick), "it goes on at {tick}, {name} was taken between {least} and {most}");
+        let counters = web.counters(web.console().mark())?;
+        let remark = format!(
+            "first output after {}, counter back at {tick}, memory verified in pass {}",
+            human(back.to_output),
+            counters.pass
+        );
+        Ok(((), remark))
+    })
+}
+
+/// Two branches: `base` ─ `setup` ─ `upgrade`, and from `setup` again `patch` ─ `tuned`.
+fn grow_tree(steps: &mut Steps, site: &Site, web: &Machine<'_>) -> Result<()> {
+    take(steps, web, "base")?;
+    let begun = take(steps, web, "setup")?;
+    let done = web.tick()?;
+    take(steps, web, "upgrade")?;
+    apply(steps, web, "setup", [begun, done])?;
+    take(steps, web, "patch")?;
+    steps.run("a disk snapshot with the guest's file systems frozen", || {
+        let taken = web.snapshot("tuned", &["--quiesce", "required", "--tag", "nightly"])?;
+        let held = taken["report"]["held"].as_u64().context("no hold")?;
+        Ok(((), format!("consistent: {}, writes held {}", taken["consistency"], human(Duration::from_micros(held)))))
+    })?;
+    show(site, &["snapshot", "tree", "web"])
+}
+
+fn fork<'a>(steps: &mut Steps, site: &'a Site, web: &Machine<'_>) -> Result<Machine<'a>> {
+    let fork = steps.run("fork the running machine: the copy goes on from the same instant, its cable out", || {
+        let before = web.tick()?;
+        let began = Instant::now();
+        site.json(["clone", "web", "--memory", "--name", "fork"])?;
+        let fork = site.machine("fork")?;
+        let tick = fork.console().find(crate::console::Mark::default(), PATIENCE, "TICK", |at, line| {
+            Some((at.saturating_duration_since(began), crate::machine::number_after("TICK ", line)?))
+        });
+        let (first, tick) = tick?;
+        let now = web.tick()?;
+        ensure!((before..=now).contains(&tick), "the fork counts from {tick}, the machine went from {before} to {now}");
+        let counters = fork.counters(fork.console().mark())?;
+        web.counters(web.console().mark())?;
+        let remark = format!("its first output after {}, memory verified in pass {}", human(first), counters.pass);
+        Ok((fork, remark))
+    })?;
+    show(site, &["nic", "list", "fork"])?;
+    Ok(fork)
+}
+
+fn delete(steps: &mut Steps, site: &Site, web: &Machine<'_>) -> Result<()> {
+    show(site, &["snapshot", "delete", "web@setup", "--dry-run"])?;
+    steps.run("delete web@setup from the middle of the tree", || {
+        site.json(["snapshot", "delete", "web@setup"])?;
+        Ok(((), "its children moved up".into()))
+    })?;
+    show(site, &["snapshot", "tree", "web", "--space"])?;
+    steps.run("delete web@patch and all that descends from it", || {
+        site.json(["snapshot", "delete", "web@patch", "--subtree"])?;
+        let left = site.json(["snapshot", "list", "web"])?;
+        let mut names: Vec<&str> = left.as_array().into_iter().flatten().filter_map(|one| one["name"].as_str()).collect();
+        names.retain(|name| !name.contains("apply"));
+        names.sort_unstable();
+        ensure!(names == ["base", "upgrade"], "left are {names:?}");
+        web.next_stamp()?;
+        Ok(((), "the other branch and the running machine are as they were".into()))
+    })?;
+    show(site, &["snapshot", "tree", "web"])
+}
+
+fn templates(steps: &mut Steps, site: &Site) -> Result<()> {
+    steps.run("make a template of web@base", || {
+        site.json(["template", "create", "web@base", "--name", "golden"])?;
+        Ok(((), "frozen; nothing happened to the machine".into()))
+    })?;
+    steps.run(&format!("{CLONES} thin clones of the template"), || {
+        let count = CLONES.to_string();
+        site.json(["clone", "--template", "golden", "--name", "node-{n}", "--count", &count])?;
+        let all = site.json(["vm", "list", "--search", "node-"])?;
+        let made = all.as_array().map_or(0, Vec::len);
+        ensure!(made == CLONES, "{made} were made");
+        Ok(((), "no data was copied".into()))
+    })?;
+    let nodes = steps.run(&format!("boot {BOOTED} of them at once"), || {
+        let names: Vec<String> = (1..=BOOTED).map(|n| format!("node-{n}")).collect();
+        site.run(["vm", "start"].into_iter().chain(names.iter().map(String::as_str)))?;
+        let nodes = names.iter().map(|name| site.machine(name)).collect::<Result<Vec<_>>>()?;
+        for node in &nodes {
+            node.ready(crate::console::Mark::default())?;
+            node.next_stamp()?;
         }
-    }
-    let quiet = Pair::original().at(QUIET);
-    scene.check_file_systems(&quiet, scene.stamps(&quiet)?, Journal::Clean).context("the frozen snapshot")?;
-    Ok(checked + 1)
+        Ok((nodes, "each found its disks as the template has them, and writes to its own".into()))
+    })?;
+    show(site, &["vm", "list", "--space"])?;
+    steps.run("stop and delete the clones", || {
+        for node in &nodes {
+            node.act("vm", "stop", &["--hard"])?;
+        }
+        let names: Vec<String> = (1..=CLONES).map(|n| format!("node-{n}")).collect();
+        site.run(["vm", "delete"].into_iter().chain(names.iter().map(String::as_str)))?;
+        Ok(((), format!("{CLONES} machines gone")))
+    })
 }

@@ -16,24 +16,16 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Snapshot, clone, wreck and revert a running machine
+    /// Live snapshots, a tree, applies, a fork, a template and clones of a real machine
     Demo {
         /// The binary to demonstrate
         #[arg(long)]
         keyframe: PathBuf,
-        /// How many snapshots to take
-        #[arg(long, default_value_t = 100)]
-        snapshots: usize,
-        /// Check the file systems of every n-th snapshot
-        #[arg(long, default_value_t = 10)]
-        file_systems_every: usize,
     },
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().verb {
-        Verb::Demo { keyframe, snapshots, file_systems_every } => {
-            demo::run(&demo::Options { keyframe, snapshots, file_systems_every })
-        }
+        Verb::Demo { keyframe } => demo::run(&demo::Options { keyframe }),
     }
 }

@@ -1,0 +1,230 @@
+//! A machine under test as its user sees it: by the command line, and by what its guest says on the console.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::console::{Console, Mark};
+use crate::site::{PATIENCE, Site, read_pid};
+use crate::vm::{BOOT, COMPLAINTS};
+
+/// A machine of a site.
+pub struct Machine<'a> {
+    /// Its name.
+    pub name: String,
+    /// Its identifier.
+    pub id: String,
+    site: &'a Site,
+    console: Console,
+    end: Arc<AtomicBool>,
+}
+
+/// What a guest has said that can be counted on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// The last stamp of which it told.
+    pub stamp: u64,
+    /// Ticks of the counter beside the memory verifier.
+    pub tick: u64,
+    /// Passes of the memory verifier.
+    pub pass: u64,
+}
+
+/// How a machine went back to an instant of its past.
+#[derive(Clone, Copy, Debug)]
+pub struct GoneBack {
+    /// How long the caller waited.
+    pub took: Duration,
+    /// From the wish to the guest's first word.
+    pub to_output: Duration,
+    /// The first tick of its counter.
+    pub tick: u64,
+}
+
+impl<'a> Machine<'a> {
+    pub(crate) fn find(site: &'a Site, name: &str) -> Result<Machine<'a>> {
+        let shown = site.json(["vm", "show", name])?;
+        let id = shown["id"].as_str().with_context(|| format!("no id in {shown}"))?.to_owned();
+        let end = Arc::new(AtomicBool::new(false));
+        let log = site.data().join("vms").join(&id).join("console.log");
+        let console = Console::follow(Tail { path: log, file: None, end: Arc::clone(&end) });
+        Ok(Machine { name: name.to_owned(), id, site, console, end })
+    }
+
+    /// Runs `keyframe NOUN VERB NAME MORE…` on this machine.
+    pub fn act(&self, noun: &str, verb: &str, more: &[&str]) -> Result<Value> {
+        self.site.json([noun, verb, &self.name].iter().chain(more))
+    }
+
+    /// Starts it and waits until its guest is up; how long that took.
+    pub fn start(&self) -> Result<Duration> {
+        let from = self.console.mark();
+        let began = Instant::now();
+        self.act("vm", "start", &[])?;
+        self.ready(from)?;
+        Ok(began.elapsed())
+    }
+
+    /// Waits until its guest has booted.
+    pub fn ready(&self, from: Mark) -> Result<()> {
+        self.expect(from, BOOT, "GUEST-READY", |line| line.starts_with("GUEST-READY").then_some(()))
+    }
+
+    /// What `vm show` says.
+    pub fn show(&self) -> Result<Value> {
+        self.site.json(["vm", "show", &self.name])
+    }
+
+    /// Takes the snapshot `name`, with `more` options; what `snapshot show` says of it.
+    pub fn snapshot(&self, name: &str, more: &[&str]) -> Result<Value> {
+        let target = self.at(name);
+        self.site.json(["snapshot", "create", &target].iter().chain(more))?;
+        self.site.json(["snapshot", "show", &target])
+    }
+
+    /// `MACHINE@NAME`
+    pub fn at(&self, name: &str) -> String {
+        format!("{}@{name}", self.name)
+    }
+
+    /// Applies the snapshot `name`; how long the caller waited.
+    pub fn apply(&self, name: &str, more: &[&str]) -> Result<Duration> {
+        let target = self.at(name);
+        let began = Instant::now();
+        self.site.json(["snapshot", "apply", &target].iter().chain(more))?;
+        Ok(began.elapsed())
+    }
+
+    /// Applies a snapshot with memory to this machine, which runs, and whose counter is ahead of the snapshot's.
+    pub fn go_back(&self, name: &str, more: &[&str]) -> Result<GoneBack> {
+        let from = self.console.mark();
+        let began = Instant::now();
+        let took = self.apply(name, more)?;
+        let mut newest = 0;
+        let (at, tick) = self.console.find(from, PATIENCE, "a counter that went back", |at, line| {
+            let tick = number_after("TICK ", line)?;
+            newest = newest.max(tick);
+            (tick < newest).then_some((at, tick))
+        })?;
+        Ok(GoneBack { took, to_output: at.saturating_duration_since(began), tick })
+    }
+
+    /// The console.
+    pub fn console(&self) -> &Console {
+        &self.console
+    }
+
+    /// Waits on the console; a complaint of the guest ends the wait at once.
+    pub fn expect<T>(
+        &self,
+        from: Mark,
+        patience: Duration,
+        what: &str,
+        mut pick: impl FnMut(&str) -> Option<T>,
+    ) -> Result<T> {
+        let complaint = |line: &str| COMPLAINTS.iter().any(|c| line.contains(c)).then(|| anyhow!("it says: {line}"));
+        self.console
+            .wait_for(from, patience, what, |line| complaint(line).map(Err).or_else(|| pick(line).map(Ok)))
+            .flatten()
+            .with_context(|| format!("follow the guest {}", self.name))
+    }
+
+    /// The first of each of the guest's counters behind `from`, and a full pass of the memory verifier without a bad page.
+    pub fn counters(&self, from: Mark) -> Result<Counters> {
+        let (mut stamp, mut tick) = (None, None);
+        // The pass under way at the mark may have told of its beginning only.
+        let pass = self.expect(from, PATIENCE, "two passes over memory, a stamp and a tick", |line| {
+            stamp = stamp.or_else(|| number_after("STAMP ", line));
+            tick = tick.or_else(|| number_after("TICK ", line));
+            let (pass, bad) = line.strip_prefix("PAGES ")?.split_once(' ')?;
+            match bad {
+                "0" => stamp.and(tick).and(pass.parse().ok()).map(Ok),
+                bad => Some(Err(anyhow!("{bad} bad pages of memory in pass {pass}"))),
+            }
+        })??;
+        Ok(Counters { stamp: stamp.unwrap_or(0), tick: tick.unwrap_or(0), pass })
+    }
+
+    /// The counter beside the memory verifier, as it is now.
+    pub fn tick(&self) -> Result<u64> {
+        self.expect(self.console.mark(), PATIENCE, "TICK", |line| number_after("TICK ", line))
+    }
+
+    /// Waits for the next stamp, which shows that the guest runs and that its disks are as its memory says.
+    pub fn next_stamp(&self) -> Result<u64> {
+        self.expect(self.console.mark(), PATIENCE, "STAMP", |line| number_after("STAMP ", line))
+    }
+
+    /// Has the guest do something; see `guest/init` for what it understands.
+    pub fn tell(&self, line: &str) -> Result<()> {
+        let mut command = self.site.command(["console", &self.name]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        let mut input = child.stdin.take().context("a console has no input")?;
+        // The second byte ends the session.
+        write!(input, "{line}\n\x1d").with_context(|| format!("tell {} '{line}'", self.name))?;
+        let output = child.wait_with_output()?;
+        ensure!(output.status.success(), "`keyframe console`: {}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(())
+    }
+
+    /// Has the guest run a shell command line; returns when it has ended.
+    pub fn run(&self, line: &str) -> Result<()> {
+        let from = self.console.mark();
+        self.tell(&format!("run {line}; echo DONE"))?;
+        self.expect(from, PATIENCE, "DONE", |line| (line == "DONE").then_some(()))
+    }
+
+    /// The process that runs it.
+    pub fn pid(&self) -> Result<Pid> {
+        read_pid(&self.site.data().join("vms").join(&self.id).join("pid"))
+    }
+
+    /// Ends its process: to the guest, a power failure.
+    pub fn kill(&self) -> Result<()> {
+        Ok(kill_process(self.pid()?, Signal::KILL)?)
+    }
+}
+
+impl Drop for Machine<'_> {
+    fn drop(&mut self) {
+        self.end.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The number in a line like `STAMP 12`.
+pub fn number_after(word: &str, line: &str) -> Option<u64> {
+    line.strip_prefix(word)?.parse().ok()
+}
+
+/// A file that grows, and may not be there yet.
+struct Tail {
+    path: PathBuf,
+    file: Option<File>,
+    end: Arc<AtomicBool>,
+}
+
+impl Read for Tail {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while !self.end.load(Ordering::Relaxed) {
+            if self.file.is_none() {
+                self.file = File::open(&self.path).ok();
+            }
+            if let Some(file) = &mut self.file {
+                match file.read(buffer)? {
+                    0 => {}
+                    n => return Ok(n),
+                }
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(0)
+    }
+}

@@ -1,0 +1,226 @@
+//! A Keyframe of its own in a folder of its own: `keyframe up`, the command line, and everything ended when dropped.
+//!
+//! Everything is asked the way a user asks. Only two things go past the command line: signals to processes, by the numbers
+//! in their process id files, and reading the consoles that machines leave in the data directory.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::guest::Guest;
+use crate::machine::Machine;
+use crate::scratch;
+
+/// How a site is to be.
+#[derive(Clone, Debug)]
+pub struct SiteOptions {
+    /// The pool's size, as `keyframe.toml` wants it.
+    pub pool_size: &'static str,
+    /// Where the data directory is made, if not in the checkout's scratch folder.
+    pub under: Option<PathBuf>,
+}
+
+impl Default for SiteOptions {
+    fn default() -> SiteOptions {
+        SiteOptions { pool_size: "8G", under: None }
+    }
+}
+
+/// An installation under test.
+pub struct Site {
+    keyframe: PathBuf,
+    data: PathBuf,
+    guest: Guest,
+    _work: TempDir,
+}
+
+/// A process that can be killed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// Runs the machines.
+    Agent,
+    /// Knows about them.
+    Manager,
+    /// Keeps the other two running.
+    Supervisor,
+}
+
+/// Longest wait for anything that is not a guest's boot.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+impl Site {
+    /// Makes a site and starts it.
+    pub fn up(keyframe: &Path, options: &SiteOptions) -> Result<Site> {
+        ensure!(keyframe.is_file(), "no keyframe binary at {}; build it first", keyframe.display());
+        let keyframe = fs::canonicalize(keyframe)?;
+        let guest = Guest::prepare()?;
+        let work = match &options.under {
+            Some(folder) => tempfile::Builder::new().prefix("kf-").tempdir_in(folder)?,
+            None => scratch::work_folder()?,
+        };
+        let data = work.path().to_owned();
+        let config = format!(
+            "name = \"lab\"\n[log]\nfilter = \"{}\"\n[agent]\npool_size = \"{}\"\ncache = \"64M\"\n[manager]\nlisten = \"off\"\n",
+            std::env::var("KEYFRAME_LAB_LOG").unwrap_or_else(|_| "info".into()),
+            options.pool_size
+        );
+        fs::write(data.join("keyframe.toml"), config)?;
+        let site = Site { keyframe, data, guest, _work: work };
+        site.start()?;
+        Ok(site)
+    }
+
+    /// `keyframe up` on the same data.
+    pub fn start(&self) -> Result<String> {
+        self.run(["up"]).with_context(|| format!("the log ends: {}", self.log()))
+    }
+
+    /// `keyframe down`, machines run on.
+    pub fn down(&self) -> Result<String> {
+        self.run(["down"])
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// The test guest's files.
+    pub fn guest(&self) -> &Guest {
+        &self.guest
+    }
+
+    /// The end of the log.
+    pub fn log(&self) -> String {
+        let text = fs::read_to_string(self.data.join("keyframe.log")).unwrap_or_else(|e| format!("(no log: {e})"));
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(8)..].join("\n")
+    }
+
+    /// A command line that is yet to be run, on this site.
+    pub fn command(&self, line: impl IntoIterator<Item: AsRef<OsStr>>) -> Command {
+        let mut command = Command::new(&self.keyframe);
+        command.args(line).env("KEYFRAME_DATA", &self.data).env_remove("KEYFRAME_SERVER").stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command as a user would; what it prints. A refusal is the error, in the command's own words.
+    pub fn run(&self, line: impl IntoIterator<Item: AsRef<OsStr>>) -> Result<String> {
+        let mut command = self.command(line);
+        let output = command.output().with_context(|| format!("start {command:?}"))?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let line: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(anyhow!(said).context(format!("`keyframe {}`", line.join(" "))))
+    }
+
+    /// The same with `--json`.
+    pub fn json(&self, line: impl IntoIterator<Item: AsRef<OsStr>>) -> Result<Value> {
+        let line = line.into_iter().map(|word| word.as_ref().to_owned()).chain([OsStr::new("--json").to_owned()]);
+        let text = self.run(line)?;
+        serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))
+    }
+
+    /// What a command says that must be refused.
+    pub fn refusal(&self, line: impl IntoIterator<Item: AsRef<OsStr>>) -> Result<String> {
+        match self.run(line) {
+            Ok(said) => bail!("it was not refused: {said}"),
+            Err(error) => Ok(error.root_cause().to_string()),
+        }
+    }
+
+    /// Makes a machine of the test guest's two disks, with `more` on its command line; does not start it.
+    pub fn create(&self, name: &str, memory: &str, more: &str) -> Result<Machine<'_>> {
+        let guest = &self.guest;
+        let text = |path: &Path| path.display().to_string();
+        let append = format!("console=ttyS0 quiet panic=-1 {more}");
+        let disks = [("root", &guest.root_image), ("data", &guest.data_image)];
+        let disks = disks.map(|(name, image)| format!("image={},name={name}", image.display()));
+        let line = ["vm", "create", name, "--memory", memory, "--disk", &disks[0], "--disk", &disks[1]];
+        let boot = ["--kernel", &text(&guest.kernel), "--initrd", &text(&guest.initrd), "--append", &append];
+        self.json(line.into_iter().chain(boot))?;
+        self.machine(name)
+    }
+
+    /// A machine that is there.
+    pub fn machine(&self, name: &str) -> Result<Machine<'_>> {
+        Machine::find(self, name)
+    }
+
+    /// Makes a machine as [`Site::create`] does, starts it, and waits until its guest is up.
+    pub fn boot(&self, name: &str, memory: &str, more: &str) -> Result<Machine<'_>> {
+        let machine = self.create(name, memory, more)?;
+        machine.start()?;
+        Ok(machine)
+    }
+
+    /// Kills one of our processes as a crash would; the supervisor starts it again.
+    pub fn kill(&self, role: Role) -> Result<()> {
+        let pid = self.pid(role)?;
+        kill_process(pid, Signal::KILL).with_context(|| format!("kill the {role:?}"))
+    }
+
+    /// The process id in one of our process id files.
+    pub fn pid(&self, role: Role) -> Result<Pid> {
+        let name = match role {
+            Role::Agent => "agent.pid",
+            Role::Manager => "manager.pid",
+            Role::Supervisor => "keyframe.pid",
+        };
+        read_pid(&self.data.join("run").join(name))
+    }
+
+    /// Waits until `look` is satisfied; it says what is missing.
+    pub fn wait_until(&self, patience: Duration, mut look: impl FnMut() -> Result<()>) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match look() {
+                Ok(()) => return Ok(()),
+                Err(e) if Instant::now() > deadline => {
+                    return Err(e.context(format!("still so after {patience:?}; the log ends:\n{}", self.log())));
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            }
+        }
+    }
+
+    /// Waits until the agent and the manager answer again.
+    pub fn wait_until_up(&self) -> Result<()> {
+        self.wait_until(PATIENCE, || {
+            let hosts = self.json(["host", "list"])?;
+            ensure!(hosts[0]["status"] == "up", "the host is not up: {hosts}");
+            Ok(())
+        })
+    }
+}
+
+/// The process id in a file.
+pub fn read_pid(file: &Path) -> Result<Pid> {
+    let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+    let number = text.trim().parse().ok().and_then(Pid::from_raw);
+    number.with_context(|| format!("no process id in {}: {text:?}", file.display()))
+}
+
+/// Whether a process is there.
+pub fn runs(pid: Pid) -> bool {
+    test_kill_process(pid).is_ok()
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        let stopped = self.run(["down"]);
+        scratch::kill_those_of(&self.data);
+        if std::thread::panicking() || stopped.is_err() {
+            eprintln!("the log of {} ends:\n{}", self.data.display(), self.log());
+        }
+    }
+}
