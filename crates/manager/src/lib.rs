@@ -13,6 +13,8 @@ mod manager;
 mod reconcile;
 pub mod request;
 mod space;
+#[cfg(test)]
+mod tests;
 
 pub use agent::{AgentAddress, Console};
 pub use error::{Error, ErrorKind, Result};

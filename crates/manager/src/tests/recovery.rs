@@ -1,0 +1,147 @@
+//! Deaths: of the manager, of the agent at every call, of machines; and full arrays.
+
+use std::time::Duration;
+
+use keyframe_agent::array::fake::When;
+use keyframe_model::agent::{FaultKind, PauseReason, VmId};
+use keyframe_model::{JobState, Rest, SnapshotKind, VmState};
+
+use super::site::{Site, call, caller, done, ended, job, make, snap, wish};
+use crate::request::{Apply, HostStatus, SnapshotCreate};
+use crate::{ErrorKind, Manager};
+
+/// Waits until the machine is seen to do that.
+async fn seen(manager: &Manager, vm: VmId, rest: Rest) {
+    let mut events = manager.events(&caller(), Some(0)).await.unwrap();
+    let wait = async {
+        while manager.vm(&caller(), vm).await.unwrap().vm.state != (VmState::At { rest }) {
+            events.next().await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), wait).await.expect("the machine is never seen to do that");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manager_that_dies_is_followed_by_one_that_goes_on() {
+    let site = Site::new(false).await;
+    let manager = site.manager().await;
+    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm.id;
+    site.with_agent(|agent| agent.array("fake").faults().slow(Duration::from_millis(200)));
+    let snapshot = manager.create_snapshot(&call(), vm, SnapshotCreate::default()).await.unwrap();
+    manager.stop().await;
+    drop(manager);
+    let manager = site.manager().await;
+    done(&manager, snapshot.id).await;
+    let taken = manager.snapshot(&caller(), snapshot.snapshot.unwrap(), false).await.unwrap();
+    assert!(taken.current && taken.snapshot.report.is_some());
+    manager.stop().await;
+}
+
+/// The agent dies at a call of its array, and is started again: the job goes on to its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_dies_is_waited_for() {
+    for (call_name, when) in
+        [("snapshot", When::Before), ("snapshot", When::After), ("revert", When::Before), ("revert", When::After)]
+    {
+        let site = Site::new(false).await;
+        let manager = site.manager().await;
+        let vm = make(&manager, wish(&site, "web", &[1, 2], true)).await.vm;
+        let one = snap(&manager, vm.id, "one", SnapshotKind::Disk).await;
+        site.with_agent(|agent| agent.array("fake").faults().die(call_name, 1, when));
+        let applied = job(manager.apply_snapshot(&call(), one, Apply::default()).await.unwrap());
+        let dead = async {
+            while !site.with_agent(|agent| agent.life().ended()) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), dead).await.expect("the agent does not die");
+        site.restart_agent();
+        let view = ended(&manager, applied).await;
+        assert_eq!(view.state, JobState::Succeeded, "{call_name} {when:?}: {:?}", view.error);
+        let now = manager.vm(&caller(), vm.id).await.unwrap().vm;
+        assert_eq!((now.state, now.current), (VmState::At { rest: Rest::Stopped }, Some(one)));
+        for disk in &now.hardware.disks {
+            assert_eq!(site.content(&disk.volume, None), site.content(&disk.volume, Some(one)));
+        }
+        manager.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_machines_do_by_themselves_is_seen() {
+    let site = Site::new(false).await;
+    let manager = site.manager().await;
+    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm.id;
+    site.fake.stumble(vm, PauseReason::NoSpace).unwrap();
+    seen(&manager, vm, Rest::Paused { reason: PauseReason::NoSpace }).await;
+    done(&manager, manager.resume_vm(&call(), vm).await.unwrap().id).await;
+    site.fake.kill(vm).unwrap();
+    seen(&manager, vm, Rest::Stopped).await;
+    manager.stop().await;
+
+    // And what they did while nobody looked.
+    let manager = site.manager().await;
+    done(&manager, manager.start_vm(&call(), vm, Default::default()).await.unwrap().id).await;
+    manager.stop().await;
+    site.fake.kill(vm).unwrap();
+    let manager = site.manager().await;
+    seen(&manager, vm, Rest::Stopped).await;
+    manager.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_array_leaves_everything_as_it_was() {
+    let site = Site::new(false).await;
+    let manager = site.manager().await;
+    let vm = make(&manager, wish(&site, "web", &[1], false)).await.vm.id;
+    let before = site.look().await;
+    site.with_agent(|agent| agent.array("fake").faults().full(true));
+    let snapshot = manager.create_snapshot(&call(), vm, SnapshotCreate::default()).await.unwrap();
+    let view = ended(&manager, snapshot.id).await;
+    assert_eq!(view.error.unwrap().kind, ErrorKind::NoSpace);
+    let clone =
+        super::scenario::clone_of(crate::request::CloneSource::Vm { vm }, "two", crate::request::CloneMemory::No);
+    let clone = manager.clone_vm(&call(), clone).await.unwrap();
+    assert_eq!(ended(&manager, clone.id).await.error.unwrap().kind, ErrorKind::NoSpace);
+    assert_eq!(site.look().await, before);
+    assert_eq!(manager.vm(&caller(), vm).await.unwrap().vm.state, VmState::At { rest: Rest::Stopped });
+    assert!(manager.tree(&caller(), vm, false).await.unwrap().nodes.is_empty());
+    manager.stop().await;
+}
+
+/// Taking the disks back fails for good: the machine is in error, the state before is kept, and applying it heals.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_in_error_is_healed_by_an_apply() {
+    let site = Site::new(false).await;
+    let manager = site.manager().await;
+    let vm = make(&manager, wish(&site, "web", &[1, 2], false)).await.vm;
+    let before: Vec<u64> = vm.hardware.disks.iter().map(|disk| site.content(&disk.volume, None)).collect();
+    let one = snap(&manager, vm.id, "one", SnapshotKind::Disk).await;
+    site.with_agent(|agent| {
+        for nth in 1..10_000 {
+            agent.array("fake").faults().fail("revert", nth, When::Before, FaultKind::Internal);
+        }
+    });
+    let applied = job(manager.apply_snapshot(&call(), one, Apply::default()).await.unwrap());
+    let view = ended(&manager, applied).await;
+    assert_eq!(view.state, JobState::Failed);
+    assert!(!view.notes.is_empty(), "it says what it left behind");
+    let broken = manager.vm(&caller(), vm.id).await.unwrap();
+    assert!(matches!(broken.vm.state, VmState::Error { .. }), "{:?}", broken.vm.state);
+    let kept = manager.find_snapshot(&caller(), Some(vm.id), "before-one-1").await.unwrap();
+    site.with_agent(|agent| agent.array("fake").faults().clear());
+    super::site::apply(&manager, kept, Apply { discard_current: true, ..Apply::default() }).await;
+    let now = manager.vm(&caller(), vm.id).await.unwrap().vm;
+    assert_eq!(now.state, VmState::At { rest: Rest::Stopped });
+    let after: Vec<u64> = now.hardware.disks.iter().map(|disk| site.content(&disk.volume, None)).collect();
+    assert_eq!(after, before);
+    manager.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_away_is_said_to_be() {
+    let site = Site::new(false).await;
+    let manager = site.manager().await;
+    assert_eq!(manager.list_hosts(&caller()).await.unwrap()[0].status, HostStatus::Up);
+    manager.stop().await;
+}

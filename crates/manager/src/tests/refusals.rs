@@ -1,0 +1,122 @@
+//! What is refused, in which words, and that nothing has happened then.
+
+use keyframe_model::SnapshotKind;
+use keyframe_model::agent::{Bytes, Generation};
+
+use super::scenario::clone_of;
+use super::site::{Site, call, caller, done, make, refused, snap, wish};
+use crate::ErrorKind;
+use crate::request::{
+    Apply, Call, Caller, CloneMemory, CloneSource, DiskResize, DiskSpec, SnapshotCreate, VmDelete, VmUpdate,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn words() {
+    let site = Site::new(false).await;
+    let manager = site.manager().await;
+    let vm = make(&manager, wish(&site, "web", &[1], false)).await.vm;
+    let disk = snap(&manager, vm.id, "disk", SnapshotKind::Disk).await;
+    let before = site.catalog.read().await.unwrap().dump().await.unwrap();
+
+    let memory = SnapshotCreate { kind: Some(SnapshotKind::DiskAndMemory), ..SnapshotCreate::default() };
+    let error = refused(manager.create_snapshot(&call(), vm.id, memory).await);
+    assert_eq!(error.message, "web is stopped, so it has no memory; snapshot its disks only, or start it");
+    assert_eq!(error.kind, ErrorKind::State);
+
+    let error = refused(manager.pause_vm(&call(), vm.id).await);
+    assert_eq!(error.message, "cannot pause web: it is stopped; start it first");
+
+    let fork = clone_of(CloneSource::Snapshot { snapshot: disk }, "fork", CloneMemory::Yes);
+    let error = refused(manager.clone_vm(&call(), fork).await);
+    assert_eq!(error.message, "snapshot disk has no memory; clone it without");
+
+    let many =
+        crate::request::CloneCreate { count: Some(2), ..clone_of(CloneSource::Vm { vm: vm.id }, "x", CloneMemory::No) };
+    let error = refused(manager.clone_vm(&call(), many).await);
+    assert_eq!(error.message, "the name 'x' is for one only; put {n} where the number is to be");
+
+    let error = refused(manager.create_vm(&call(), wish(&site, "web", &[1], false)).await);
+    assert_eq!(error.kind, ErrorKind::Taken);
+
+    let mut empty = wish(&site, "other", &[], false);
+    empty.disks = vec![DiskSpec::default()];
+    assert_eq!(refused(manager.create_vm(&call(), empty).await).message, "an empty disk needs a size");
+
+    let smaller = DiskResize { size: Bytes(4096), shrink: false };
+    let error = refused(manager.resize_disk(&call(), vm.id, vm.hardware.disks[0].id, smaller).await);
+    let says =
+        "disk disk0 of web has 65536 bytes, and 4096 are less; what lies beyond would be lost, so say that you mean it";
+    assert_eq!(error.message, says);
+
+    let stale = Call { expected: Some(Generation(1)), ..call() };
+    let error = refused(manager.start_vm(&stale, vm.id, Default::default()).await);
+    assert_eq!(error.kind, ErrorKind::Stale);
+
+    let guest = Call::by(Caller { name: "guest".to_owned(), admin: false });
+    let error = refused(manager.delete_vm(&guest, vm.id, VmDelete::default()).await);
+    assert_eq!((error.kind, error.message.as_str()), (ErrorKind::Forbidden, "guest may not do that"));
+
+    let error = refused(manager.find_vm(&caller(), "nobody").await);
+    assert_eq!((error.kind, error.message.as_str()), (ErrorKind::NotFound, "machine nobody is not there"));
+    assert_eq!(site.catalog.read().await.unwrap().dump().await.unwrap(), before, "nothing has happened");
+    manager.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_machine_is_not_changed_or_deleted_by_accident() {
+    let site = Site::new(false).await;
+    let manager = site.manager().await;
+    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm.id;
+    let error = refused(manager.delete_vm(&call(), vm, VmDelete::default()).await);
+    assert_eq!(error.message, "cannot delete web: it is running; stop it first, or force it");
+    let error = refused(manager.update_vm(&call(), vm, VmUpdate { cpus: Some(2), ..VmUpdate::default() }).await);
+    assert_eq!(error.message, "cannot change web: it is not stopped, and only cables can be plugged then");
+    manager.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_memory_leaves_the_disks_usable() {
+    let site = Site::new(false).await;
+    let manager = site.manager().await;
+    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm.id;
+    let snapshot = snap(&manager, vm, "s", SnapshotKind::DiskAndMemory).await;
+    for entry in std::fs::read_dir(site.path("memory")).unwrap() {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    let error = refused(manager.apply_snapshot(&call(), snapshot, Apply::default()).await);
+    let says = "cannot apply s with its memory: its memory image is lost; its disks can be applied without memory";
+    assert_eq!(error.message, says);
+    let without = Apply { without_memory: true, ..Apply::default() };
+    super::site::apply(&manager, snapshot, without).await;
+    manager.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_operations_at_once() {
+    let site = Site::new(false).await;
+    let manager = site.manager().await;
+    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm.id;
+    site.with_agent(|agent| agent.array("fake").faults().slow(std::time::Duration::from_millis(300)));
+    let first = manager.create_snapshot(&call(), vm, SnapshotCreate::default()).await.unwrap();
+    let error = refused(manager.create_snapshot(&call(), vm, SnapshotCreate::default()).await);
+    assert_eq!(error.kind, ErrorKind::Busy);
+    assert_eq!(error.message, format!("cannot snapshot web: it is being snapshotted; wait for job {}", first.id));
+    let error = refused(manager.delete_snapshots(&call(), vm, false).await);
+    assert_eq!(error.kind, ErrorKind::Busy, "{error}");
+    done(&manager, first.id).await;
+    manager.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_wish_twice_is_one_job() {
+    let site = Site::new(false).await;
+    let manager = site.manager().await;
+    let keyed = Call { key: Some("k1".to_owned()), ..call() };
+    let one = manager.create_vm(&keyed, wish(&site, "web", &[1], false)).await.unwrap();
+    let two = manager.create_vm(&keyed, wish(&site, "web", &[1], false)).await.unwrap();
+    assert_eq!(one, two);
+    let error = refused(manager.create_vm(&keyed, wish(&site, "other", &[1], false)).await);
+    assert_eq!(error.kind, ErrorKind::Taken);
+    done(&manager, one.id).await;
+    manager.stop().await;
+}
