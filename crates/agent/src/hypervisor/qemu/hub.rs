@@ -10,7 +10,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keyframe_agent_api::{Fault, FaultKind, Machine, NicConnection};
 use parking_lot::Mutex;
@@ -23,6 +23,8 @@ use crate::Result;
 const LONGEST: usize = 68 << 10;
 /// How often the hub looks whether it is still wanted.
 const LOOK: Duration = Duration::from_secs(5);
+/// A hub that nobody has used for so long ends; the next machine starts another.
+const IDLE: Duration = Duration::from_secs(600);
 
 /// Sees to it that each isolated network of the machine has its hub.
 pub(super) fn ensure_all(shared: &Shared, machine: &Machine) -> Result<()> {
@@ -45,7 +47,7 @@ pub(super) fn ensure_all(shared: &Shared, machine: &Machine) -> Result<()> {
 /// The ports by number, to write to.
 type Ports = Mutex<Vec<(u64, Arc<UnixStream>)>>;
 
-/// Runs a hub until its socket is taken away. Where one runs already, there is nothing to do.
+/// Runs a hub until its socket is taken away, or nobody has used it for long. Where one runs already, there is nothing to do.
 pub(super) fn run(socket: &Path) -> io::Result<()> {
     let lock = fs::File::options().create(true).append(true).open(socket.with_extension("lock"))?;
     if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -56,6 +58,7 @@ pub(super) fn run(socket: &Path) -> io::Result<()> {
     let watched = socket.to_owned();
     let ports = Arc::new(Ports::default());
     let next = AtomicU64::new(0);
+    let connected = Arc::clone(&ports);
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(stream) = stream.map(Arc::new) else { continue };
@@ -70,9 +73,15 @@ pub(super) fn run(socket: &Path) -> io::Result<()> {
             });
         }
     });
-    while watched.exists() {
+    let mut used = Instant::now();
+    while watched.exists() && used.elapsed() < IDLE {
         std::thread::sleep(LOOK);
+        if !connected.lock().is_empty() {
+            used = Instant::now();
+        }
     }
+    // Before the lock goes: whoever comes next makes a socket of its own.
+    super::place::remove_file(&watched);
     Ok(())
 }
 
