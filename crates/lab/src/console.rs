@@ -92,6 +92,11 @@ impl Console {
         }
     }
 
+    /// Everything that it said so far.
+    pub fn lines(&self) -> Vec<String> {
+        self.shared.state.lock().lines.iter().map(|(_, line)| line.clone()).collect()
+    }
+
     /// The last lines, for messages.
     pub fn tail(&self) -> String {
         tail(&self.shared.state.lock().lines)

@@ -148,7 +148,7 @@ fn delete(steps: &mut Steps, site: &Site, web: &Machine<'_>) -> Result<()> {
         site.json(["snapshot", "delete", "web@patch", "--subtree"])?;
         let left = site.json(["snapshot", "list", "web"])?;
         let mut names: Vec<&str> = left.as_array().into_iter().flatten().filter_map(|one| one["name"].as_str()).collect();
-        names.retain(|name| !name.contains("apply"));
+        names.retain(|name| !name.starts_with("before-"));
         names.sort_unstable();
         ensure!(names == ["base", "upgrade"], "left are {names:?}");
         web.next_stamp()?;

@@ -122,6 +122,14 @@ impl<'a> Machine<'a> {
         &self.console
     }
 
+    /// Fails with the guest's first complaint, if it ever had one.
+    pub fn sound(&self) -> Result<()> {
+        match self.console.lines().into_iter().find_map(|line| complaint(&line)) {
+            None => Ok(()),
+            Some(complaint) => Err(complaint.context(format!("the guest {} is not well", self.name))),
+        }
+    }
+
     /// Waits on the console; a complaint of the guest ends the wait at once.
     pub fn expect<T>(
         &self,
@@ -130,7 +138,6 @@ impl<'a> Machine<'a> {
         what: &str,
         mut pick: impl FnMut(&str) -> Option<T>,
     ) -> Result<T> {
-        let complaint = |line: &str| COMPLAINTS.iter().any(|c| line.contains(c)).then(|| anyhow!("it says: {line}"));
         self.console
             .wait_for(from, patience, what, |line| complaint(line).map(Err).or_else(|| pick(line).map(Ok)))
             .flatten()
@@ -139,6 +146,7 @@ impl<'a> Machine<'a> {
 
     /// The first of each of the guest's counters behind `from`, and a full pass of the memory verifier without a bad page.
     pub fn counters(&self, from: Mark) -> Result<Counters> {
+        self.sound()?;
         let (mut stamp, mut tick) = (None, None);
         // The pass under way at the mark may have told of its beginning only.
         let pass = self.expect(from, PATIENCE, "two passes over memory, a stamp and a tick", |line| {
@@ -150,12 +158,25 @@ impl<'a> Machine<'a> {
                 bad => Some(Err(anyhow!("{bad} bad pages of memory in pass {pass}"))),
             }
         })??;
+        self.sound()?;
         Ok(Counters { stamp: stamp.unwrap_or(0), tick: tick.unwrap_or(0), pass })
     }
 
     /// The counter beside the memory verifier, as it is now.
     pub fn tick(&self) -> Result<u64> {
         self.expect(self.console.mark(), PATIENCE, "TICK", |line| number_after("TICK ", line))
+    }
+
+    /// Waits until the counter is there.
+    pub fn wait_for_tick(&self, least: u64) -> Result<u64> {
+        self.expect(self.console.mark(), PATIENCE, "TICK", |line| {
+            number_after("TICK ", line).filter(|tick| *tick >= least)
+        })
+    }
+
+    /// The first tick that it ever told of.
+    pub fn first_tick(&self) -> Result<u64> {
+        self.expect(Mark::default(), PATIENCE, "TICK", |line| number_after("TICK ", line))
     }
 
     /// Waits for the next stamp, which shows that the guest runs and that its disks are as its memory says.
@@ -197,6 +218,10 @@ impl Drop for Machine<'_> {
     fn drop(&mut self) {
         self.end.store(true, Ordering::Relaxed);
     }
+}
+
+fn complaint(line: &str) -> Option<anyhow::Error> {
+    COMPLAINTS.iter().any(|c| line.contains(c)).then(|| anyhow!("it says: {line}"))
 }
 
 /// The number in a line like `STAMP 12`.

@@ -57,8 +57,8 @@ pub struct Vm {
     name: String,
 }
 
-/// Emulated, beside other machines, on a busy host: ten times what a boot takes on a quiet one.
-pub const BOOT: Duration = Duration::from_secs(60);
+/// Emulated, beside other machines, on a busy host: many times what a boot takes on a quiet one.
+pub const BOOT: Duration = Duration::from_secs(180);
 /// What the guest prints when something is wrong with its disks.
 pub(crate) const COMPLAINTS: [&str; 5] = ["STAMP-BAD", "STAMP-FAILED", "PAGES-FAILED", "GUEST-NO-ROOT", "GUEST-NO-DATA"];
 /// How long the disk waits for a server that went away, before the guest sees an error.
