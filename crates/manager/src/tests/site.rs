@@ -52,6 +52,17 @@ pub(crate) fn call() -> Call {
     Call::by(caller())
 }
 
+/// Ends an agent on a thread of its own: it waits for its runtime, which no other runtime's thread may do.
+fn elsewhere(agent: Option<TestAgent>) {
+    std::thread::spawn(move || drop(agent)).join().unwrap();
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        elsewhere(self.agent.lock().take());
+    }
+}
+
 impl Site {
     /// A new one, whose guests write to their disks if `disks`.
     pub(crate) async fn new(disks: bool) -> Site {
@@ -84,7 +95,7 @@ impl Site {
     /// Kills the agent as `kill -9` does, and starts another.
     pub(crate) fn restart_agent(&self) {
         let mut agent = self.agent.lock();
-        agent.take().unwrap().crash();
+        elsewhere(agent.take());
         *agent = Some(TestAgent::start(self.dir.path(), self.fake.clone(), &TestOptions::default()).unwrap());
     }
 
