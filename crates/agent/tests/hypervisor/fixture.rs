@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -21,18 +21,18 @@ use keyframe_nbd::gate::{GateSet, Hold, Mark};
 use tempfile::TempDir;
 
 /// Volumes on a pool of the engine, exported behind gates.
-pub struct World {
-    pub dir: TempDir,
-    pub array: Arc<Engine>,
+pub(crate) struct World {
+    pub(crate) dir: TempDir,
+    pub(crate) array: Arc<Engine>,
     exports: Exports,
 }
 
-pub fn volume(name: &str) -> VolumeRef {
+pub(crate) fn volume(name: &str) -> VolumeRef {
     VolumeRef { array: "local".into(), volume: name.into() }
 }
 
 impl World {
-    pub fn new() -> Result<World> {
+    pub(crate) fn new() -> Result<World> {
         // Sockets have short paths only.
         let dir = tempfile::Builder::new().prefix("kf-hyp-").tempdir()?;
         let options =
@@ -43,29 +43,29 @@ impl World {
         Ok(World { dir, array, exports })
     }
 
-    pub fn empty(&self, name: &str, size: u64) -> Result<()> {
+    pub(crate) fn empty(&self, name: &str, size: u64) -> Result<()> {
         self.array.create(name, &CreateVolume { source: VolumeSource::Empty, size: Some(Bytes(size)) })?;
         Ok(())
     }
 
-    pub fn import(&self, name: &str, image: &Path) -> Result<()> {
+    pub(crate) fn import(&self, name: &str, image: &Path) -> Result<()> {
         let source = VolumeSource::Image { path: image.display().to_string(), format: None };
         self.array.create(name, &CreateVolume { source, size: None })?;
         Ok(())
     }
 
-    pub fn clone_of(&self, name: &str, snapshot: SnapshotId, new: &str) -> Result<()> {
+    pub(crate) fn clone_of(&self, name: &str, snapshot: SnapshotId, new: &str) -> Result<()> {
         let source = VolumeSource::Snapshot(SnapshotRef { volume: volume(name), snapshot });
         self.array.create(new, &CreateVolume { source, size: None })?;
         Ok(())
     }
 
-    pub fn address(&self, volume: &VolumeRef) -> BlockAddress {
+    pub(crate) fn address(&self, volume: &VolumeRef) -> BlockAddress {
         self.exports.address(volume)
     }
 
     /// A cut through volumes.
-    pub fn cut(&self, names: &[&str]) -> TestCut {
+    pub(crate) fn cut(&self, names: &[&str]) -> TestCut {
         let volumes: Vec<VolumeRef> = names.iter().map(|name| volume(name)).collect();
         TestCut {
             array: Arc::clone(&self.array),
@@ -83,17 +83,17 @@ impl World {
 }
 
 /// Notes what it is told, and does it.
-pub struct TestCut {
+pub(crate) struct TestCut {
     array: Arc<Engine>,
     gates: GateSet,
     names: Vec<String>,
-    pub snapshot: SnapshotId,
+    pub(crate) snapshot: SnapshotId,
     hold: Option<Hold>,
     mark: Option<Mark>,
-    pub fail_arm: Option<FaultKind>,
-    pub fail_cut: Option<FaultKind>,
-    pub log: Vec<&'static str>,
-    pub on_cut: Option<Box<dyn Fn() + Send>>,
+    pub(crate) fail_arm: Option<FaultKind>,
+    pub(crate) fail_cut: Option<FaultKind>,
+    pub(crate) log: Vec<&'static str>,
+    pub(crate) on_cut: Option<Box<dyn Fn() + Send>>,
 }
 
 impl Cut for TestCut {
@@ -140,13 +140,13 @@ impl Cut for TestCut {
 }
 
 /// Never cancels, or after so many questions.
-pub struct After(AtomicUsize);
+pub(crate) struct After(AtomicUsize);
 
 impl After {
-    pub fn never() -> After {
+    pub(crate) fn never() -> After {
         After(AtomicUsize::new(usize::MAX))
     }
-    pub fn questions(n: usize) -> After {
+    pub(crate) fn questions(n: usize) -> After {
         After(AtomicUsize::new(n))
     }
 }
@@ -157,18 +157,8 @@ impl Cancel for After {
     }
 }
 
-/// Cancels when told.
-#[derive(Default)]
-pub struct Switch(pub Arc<AtomicBool>);
-
-impl Cancel for Switch {
-    fn cancelled(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-}
-
 /// A machine with a root disk and an interface that leads nowhere.
-pub fn machine(machine_type: &str, boot: Option<DirectBoot>, disks: &[&str]) -> Machine {
+pub(crate) fn machine(machine_type: &str, boot: Option<DirectBoot>, disks: &[&str]) -> Machine {
     let disk = |(slot, name): (usize, &&str)| DiskSlot {
         id: DiskId::new(),
         slot: u8::try_from(slot).expect("few disks"),
@@ -198,7 +188,7 @@ pub fn machine(machine_type: &str, boot: Option<DirectBoot>, disks: &[&str]) -> 
 }
 
 /// One of the drivers, which can be made again on the same machines.
-pub trait Bench {
+pub(crate) trait Bench {
     fn world(&self) -> &World;
     fn driver(&self) -> &dyn Hypervisor;
     /// Forgets the driver, as the death of an agent does, and makes another.
@@ -215,13 +205,13 @@ pub trait Bench {
     }
 }
 
-pub struct FakeBench {
+pub(crate) struct FakeBench {
     world: World,
-    pub fake: Fake,
+    pub(crate) fake: Fake,
 }
 
 impl FakeBench {
-    pub fn new() -> Result<FakeBench> {
+    pub(crate) fn new() -> Result<FakeBench> {
         let world = World::new()?;
         world.empty("root", 1 << 20)?;
         world.empty("data", 1 << 20)?;
@@ -258,17 +248,17 @@ impl Bench for FakeBench {
     }
 }
 
-pub struct QemuBench {
+pub(crate) struct QemuBench {
     world: World,
     guest: Guest,
     qemu: Option<Qemu>,
 }
 
 /// Emulated, on a busy host.
-pub const BOOT: Duration = Duration::from_secs(120);
+pub(crate) const BOOT: Duration = Duration::from_secs(120);
 
 impl QemuBench {
-    pub fn new() -> Result<QemuBench> {
+    pub(crate) fn new() -> Result<QemuBench> {
         let guest = Guest::prepare()?;
         let world = World::new()?;
         world.import("root", &guest.root_image)?;
@@ -285,16 +275,16 @@ impl QemuBench {
         Ok(Qemu::new(config))
     }
 
-    pub fn file(&self, vm: VmId, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, vm: VmId, name: &str) -> PathBuf {
         self.world.dir.path().join("vms").join(vm.to_string()).join(name)
     }
 
-    pub fn console(&self, vm: VmId) -> String {
+    pub(crate) fn console(&self, vm: VmId) -> String {
         String::from_utf8_lossy(&std::fs::read(self.file(vm, "console.log")).unwrap_or_default()).into_owned()
     }
 
     /// Waits for text that comes behind the first `from` bytes of the console.
-    pub fn wait_console(&self, vm: VmId, from: usize, text: &str) -> Result<()> {
+    pub(crate) fn wait_console(&self, vm: VmId, from: usize, text: &str) -> Result<()> {
         let until = Instant::now() + BOOT;
         loop {
             let console = self.console(vm);
@@ -307,7 +297,7 @@ impl QemuBench {
         }
     }
 
-    pub fn boot(&self, command_line: &str) -> DirectBoot {
+    pub(crate) fn boot(&self, command_line: &str) -> DirectBoot {
         DirectBoot {
             kernel: self.guest.kernel.display().to_string(),
             initrd: Some(self.guest.initrd.display().to_string()),
@@ -315,11 +305,11 @@ impl QemuBench {
         }
     }
 
-    pub fn sizes(&self) -> Result<(u64, u64)> {
+    pub(crate) fn sizes(&self) -> Result<(u64, u64)> {
         Ok((self.guest.root_image.metadata()?.len(), self.guest.data_image.metadata()?.len()))
     }
 
-    pub fn pid(&self, vm: VmId) -> Result<u32> {
+    pub(crate) fn pid(&self, vm: VmId) -> Result<u32> {
         self.driver().status(vm)?.pid.context("it has no process")
     }
 }
@@ -334,10 +324,10 @@ impl Drop for QemuBench {
         }
         let found = std::fs::read_dir(self.world.dir.path().join("vms"));
         for entry in found.into_iter().flatten().flatten() {
-            if let Some(vm) = entry.file_name().to_str().and_then(|name| name.parse::<VmId>().ok()) {
-                if let Err(fault) = driver.stop(vm, keyframe_agent_api::StopHow::Hard) {
-                    eprintln!("{fault}");
-                }
+            if let Some(vm) = entry.file_name().to_str().and_then(|name| name.parse::<VmId>().ok())
+                && let Err(fault) = driver.stop(vm, keyframe_agent_api::StopHow::Hard)
+            {
+                eprintln!("{fault}");
             }
         }
     }
@@ -369,7 +359,7 @@ impl Bench for QemuBench {
 }
 
 /// The example `helper`, which cargo builds with the tests.
-pub fn helper() -> Result<PathBuf> {
+pub(crate) fn helper() -> Result<PathBuf> {
     let test = std::env::current_exe()?;
     let helper = test.ancestors().nth(2).context("where are we?")?.join("examples/helper");
     ensure!(helper.is_file(), "{} is not there; cargo build --examples", helper.display());
