@@ -1,7 +1,7 @@
 //! A machine under test as its user sees it: by the command line, and by what its guest says on the console.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -184,23 +184,22 @@ impl<'a> Machine<'a> {
         self.expect(self.console.mark(), PATIENCE, "STAMP", |line| number_after("STAMP ", line))
     }
 
-    /// Has the guest do something; see `guest/init` for what it understands.
-    pub fn tell(&self, line: &str) -> Result<()> {
-        let mut command = self.site.command(["console", &self.name]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
-        let mut input = child.stdin.take().context("a console has no input")?;
-        // The second byte ends the session.
-        write!(input, "{line}\n\x1d").with_context(|| format!("tell {} '{line}'", self.name))?;
-        let output = child.wait_with_output()?;
-        ensure!(output.status.success(), "`keyframe console`: {}", String::from_utf8_lossy(&output.stderr).trim());
-        Ok(())
-    }
-
     /// Has the guest run a shell command line; returns when it has ended.
     pub fn run(&self, line: &str) -> Result<()> {
         let from = self.console.mark();
-        self.tell(&format!("run {line}; echo DONE"))?;
-        self.expect(from, PATIENCE, "DONE", |line| (line == "DONE").then_some(()))
+        let mut command = self.site.command(["console", &self.name]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        let mut input = child.stdin.take().context("a console has no input")?;
+        writeln!(input, "run {line}; echo DONE").with_context(|| format!("tell {} '{line}'", self.name))?;
+        // The session stays open until then: what a guest has not read when it ends may be lost, as on any serial line.
+        let done = self.expect(from, PATIENCE, "DONE", |line| line.ends_with("DONE").then_some(()));
+        if let Err(e) = input.write_all(b"\x1d") {
+            ensure!(e.kind() == ErrorKind::BrokenPipe, "end the console's session: {e}");
+        }
+        drop(input);
+        let output = child.wait_with_output()?;
+        ensure!(output.status.success(), "`keyframe console`: {}", String::from_utf8_lossy(&output.stderr).trim());
+        done.with_context(|| format!("after '{line}'"))
     }
 
     /// The process that runs it.

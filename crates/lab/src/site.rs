@@ -104,6 +104,22 @@ impl Site {
         lines[lines.len().saturating_sub(8)..].join("\n")
     }
 
+    /// Copies the logs of everything into a folder of this site's name.
+    fn keep_logs(&self, folder: &Path) -> Result<()> {
+        let to = folder.join(self.data.file_name().context("a site has a name")?);
+        fs::create_dir_all(&to)?;
+        fs::copy(self.data.join("keyframe.log"), to.join("keyframe.log"))?;
+        for machine in fs::read_dir(self.data.join("vms"))?.filter_map(Result::ok) {
+            for log in ["console.log", "qemu.log"] {
+                let from = machine.path().join(log);
+                if from.exists() {
+                    fs::copy(from, to.join(format!("{}-{log}", machine.file_name().to_string_lossy())))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// A command line that is yet to be run, on this site.
     pub fn command(&self, line: impl IntoIterator<Item: AsRef<OsStr>>) -> Command {
         let mut command = Command::new(&self.keyframe);
@@ -217,10 +233,14 @@ pub fn runs(pid: Pid) -> bool {
 
 impl Drop for Site {
     fn drop(&mut self) {
-        let stopped = self.run(["down"]);
+        if let Err(e) = self.run(["down"]) {
+            eprintln!("{e:#}; the log of {} ends:\n{}", self.data.display(), self.log());
+        }
         scratch::kill_those_of(&self.data);
-        if std::thread::panicking() || stopped.is_err() {
-            eprintln!("the log of {} ends:\n{}", self.data.display(), self.log());
+        if let Some(folder) = std::env::var_os("KEYFRAME_LAB_LOGS")
+            && let Err(e) = self.keep_logs(Path::new(&folder))
+        {
+            eprintln!("cannot keep the logs: {e:#}");
         }
     }
 }
