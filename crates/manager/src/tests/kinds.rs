@@ -66,6 +66,11 @@ impl Made {
         }
         let now = manager.vm(&super::site::caller(), vm.id).await.unwrap().vm;
         manager.stop().await;
+        // Its address is a path that is another one in each world.
+        let mut tx = site.catalog.write().await.unwrap();
+        let host = tx.hosts().await.unwrap().remove(0);
+        tx.delete_host(host.id, host.generation).await.unwrap();
+        tx.commit().await.unwrap();
         let (agent, image) = (site.client(), site.image(9));
         let disks = now.hardware.disks.iter().map(|disk| disk.id).collect();
         let (hardware, template) = (now.hardware, made.template.unwrap());
