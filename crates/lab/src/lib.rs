@@ -11,6 +11,7 @@ pub mod machine;
 pub mod process;
 pub mod qga;
 pub mod qmp;
+pub mod rest;
 pub mod scene;
 pub mod scratch;
 pub mod site;

@@ -1,0 +1,111 @@
+//! Kill -9 of the agent, the manager or a machine while jobs of every kind are under way: everything comes to rest, nothing
+//! is left over, and who was not killed runs on.
+//!
+//! `KEYFRAME_SEEDS=N` plays N rounds instead of a few.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use keyframe_lab::machine::Machine;
+use keyframe_lab::scratch;
+use keyframe_lab::site::{PATIENCE, Role, Site, SiteOptions, runs};
+
+const ROUNDS: u64 = 8;
+/// The longest that a job is left alone before the kill.
+const LONGEST: u64 = 900;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Victim {
+    Agent,
+    Manager,
+    Machine,
+}
+
+/// Numbers that are the same in each run (SplitMix64).
+fn random(seed: u64) -> u64 {
+    let mut x = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(0x9E37_79B9_7F4A_7C15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 31)
+}
+
+/// What is under way when somebody is killed; `web` runs before each.
+fn job(round: u64) -> Vec<String> {
+    let made = format!("made-{round}");
+    let snapshot = format!("web@s{round}");
+    let line: &[&str] = match round % 8 {
+        0 => &["snapshot", "create", &snapshot, "--memory"],
+        1 => &["clone", "web", "--memory", "--name", &made],
+        2 => &["snapshot", "apply", "web@start"],
+        3 => &["snapshot", "create", &snapshot, "--quiesce", "preferred"],
+        4 => &["disk", "attach", "web", "size=16M,name=more"],
+        5 => &["clone", "web@start", "--name", &made, "--count", "1"],
+        6 => &["snapshot", "delete", "web@start"],
+        _ => &["vm", "stop", "web", "--hard"],
+    };
+    line.iter().map(|word| (*word).to_owned()).collect()
+}
+
+#[test]
+fn whoever_is_killed_while_a_job_is_under_way_everything_comes_to_rest() -> Result<()> {
+    let rounds = match std::env::var("KEYFRAME_SEEDS") {
+        Ok(text) => text.parse().context("KEYFRAME_SEEDS is a number")?,
+        Err(_) => ROUNDS,
+    };
+    let site = Site::up(&scratch::keyframe()?, &SiteOptions::default())?;
+    let vm = site.boot("web", "128M", "lab=stamp")?;
+    for round in 0..rounds {
+        play(&site, &vm, round).with_context(|| format!("round {round}: {:?}", job(round)))?;
+    }
+    Ok(())
+}
+
+fn play(site: &Site, vm: &Machine<'_>, round: u64) -> Result<()> {
+    prepare(site, vm)?;
+    let seed = random(round);
+    // Whole cycles of jobs meet each victim.
+    let victim = [Victim::Agent, Victim::Manager, Victim::Machine][((round + round / 8) % 3) as usize];
+    let delay = Duration::from_millis(seed % LONGEST);
+    let process = vm.pid()?;
+    let mut order = site.command(job(round)).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let began = Instant::now();
+    // The moment of a crash is what is varied here; there is no event to wait for.
+    std::thread::sleep(delay);
+    match victim {
+        Victim::Agent => site.kill(Role::Agent)?,
+        Victim::Manager => site.kill(Role::Manager)?,
+        // It may be between two processes.
+        Victim::Machine => vm.kill().unwrap_or(()),
+    }
+    order.wait()?;
+    site.wait_until_up()?;
+    site.wait_until_at_rest()?;
+    println!("round {round}: {:?} killed after {delay:?}, at rest {:?} later", victim, began.elapsed() - delay);
+    // Jobs that replace or end the process may have gone forward.
+    let may_end = matches!(round % 8, 2 | 7) || victim == Victim::Machine;
+    ensure!(may_end || runs(process), "the machine was not killed, and does not run");
+    Ok(())
+}
+
+/// The machine runs, has a snapshot with memory called `start`, and no more disks and machines than it needs.
+fn prepare(site: &Site, vm: &Machine<'_>) -> Result<()> {
+    let shown = vm.show()?;
+    match shown["state"]["power"].as_str() {
+        Some("running") => {}
+        Some("paused") => drop(vm.act("vm", "resume", &[])?),
+        _ => drop(vm.start()?),
+    }
+    vm.next_stamp().context("the guest does not write")?;
+    for other in site.json(["vm", "list", "--search", "made-"])?.as_array().into_iter().flatten() {
+        let name = other["name"].as_str().context("a machine has a name")?;
+        site.json(["vm", "delete", name, "--force"])?;
+    }
+    if shown["hardware"]["disks"].as_array().is_some_and(|disks| disks.iter().any(|disk| disk["name"] == "more")) {
+        vm.act("disk", "detach", &["more"])?;
+    }
+    if site.run(["snapshot", "show", "web@start"]).is_err() {
+        vm.snapshot("start", &["--memory"])?;
+    }
+    site.wait_until(PATIENCE, || site.check_at_rest())
+}

@@ -1,0 +1,87 @@
+//! Snapshots for which the guest is asked to make its file systems clean, and what happens when it cannot.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use keyframe_lab::console::Mark;
+use keyframe_lab::machine::Machine;
+use keyframe_lab::process::run_tool;
+use keyframe_lab::scratch;
+use keyframe_lab::site::{Site, SiteOptions};
+
+/// What the guest agent may take in these tests, and what a refusal may take besides.
+const DEADLINE: &str = "3s";
+const REFUSED_WITHIN: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_quiesced_snapshot_needs_no_journal_replay_and_an_agent_that_fails_leaves_nothing_frozen() -> Result<()> {
+    let site = Site::up(&scratch::keyframe()?, &SiteOptions::default())?;
+    let vm = site.boot("web", "256M", "lab=stamp")?;
+    vm.expect(Mark::default(), Duration::from_secs(60), "the log's first records", |line| {
+        keyframe_lab::machine::number_after("STAMP ", line).filter(|stamp| *stamp > 40)
+    })?;
+    let clean = vm.snapshot("clean", &["--quiesce", "required"])?;
+    ensure!(clean["report"]["guest"]["answer"] == "frozen", "the guest was not frozen: {clean}");
+    ensure!(clean["consistency"] == "filesystem", "not called consistent: {clean}");
+    ensure!(vm.next_stamp().is_ok(), "the guest stays frozen");
+    vm.run("sync")?;
+
+    // It takes every byte and answers none.
+    vm.run("kill -STOP $(cat /run/qga.pid)")?;
+    fails_as_it_should(&site, &vm, "hangs")?;
+    vm.run("kill -CONT $(cat /run/qga.pid)")?;
+    let again = vm.snapshot("again", &["--quiesce", "required", "--deadline", "30s"])?;
+    ensure!(again["consistency"] == "filesystem", "not called consistent: {again}");
+
+    vm.run("kill -KILL $(cat /run/qga.pid)")?;
+    fails_as_it_should(&site, &vm, "dead")?;
+
+    journals(&site, &vm, "clean", false)?;
+    journals(&site, &vm, "again", false)?;
+    // The control: the same look at a snapshot that nobody prepared finds a journal to replay.
+    journals(&site, &vm, "dead", true)
+}
+
+/// Required: refused in time. Preferred: taken all the same. The guest writes on after both.
+fn fails_as_it_should(site: &Site, vm: &Machine<'_>, name: &str) -> Result<()> {
+    let began = Instant::now();
+    let target = vm.at("never");
+    let refused = site.refusal(["snapshot", "create", &target, "--quiesce", "required", "--deadline", DEADLINE])?;
+    let took = began.elapsed();
+    println!("{name}: refused after {took:?}: {refused}");
+    ensure!(took < REFUSED_WITHIN, "it took {took:?} to refuse");
+    ensure!(refused.contains("guest agent"), "the reason is not named: {refused}");
+    ensure!(site.run(["snapshot", "show", &target]).is_err(), "there is a snapshot all the same");
+    vm.run("sync; touch /data/alive; sync")?;
+
+    let taken = vm.snapshot(name, &["--quiesce", "preferred", "--deadline", DEADLINE])?;
+    ensure!(taken["consistency"] == "crash", "it says more than is true: {taken}");
+    let guest = &taken["report"]["guest"];
+    ensure!(guest["answer"] == "failed" && guest["reason"].as_str().is_some_and(|why| !why.is_empty()), "why? {guest}");
+    vm.run("sync; touch /data/alive; sync")?;
+    vm.next_stamp().map(drop)
+}
+
+/// Looks at every disk of a snapshot with tools that are not ours.
+fn journals(site: &Site, vm: &Machine<'_>, snapshot: &str, to_replay: bool) -> Result<()> {
+    let shown = site.json(["snapshot", "show", &vm.at(snapshot)])?;
+    let id = shown["id"].as_str().context("a snapshot has an id")?;
+    let disks = shown["hardware"]["disks"].as_array().context("a snapshot has disks")?;
+    ensure!(disks.len() == 2, "there are {} disks", disks.len());
+    let image = site.data().join("exported");
+    for disk in disks {
+        let volume = disk["volume"]["volume"].as_str().context("a disk has a volume")?;
+        let target = format!("{volume}@{id}");
+        let mut export = site.command(["volume", "export", &target]);
+        run_tool(export.arg(&image).arg("--control").arg(site.data().join("pool.kf.control")))?;
+        let features = run_tool(Command::new("dumpe2fs").arg("-h").arg(&image))?;
+        let recover = features.contains("needs_recovery");
+        ensure!(recover == to_replay, "disk {} of {snapshot}: a journal to replay: {recover}", disk["name"]);
+        if !to_replay {
+            run_tool(Command::new("e2fsck").arg("-fn").arg(&image))?;
+        }
+        std::fs::remove_file(&image)?;
+    }
+    Ok(())
+}

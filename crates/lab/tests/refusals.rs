@@ -1,0 +1,115 @@
+//! What cannot be done is refused with the reason and the way out, and the machine is as it was.
+
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+use keyframe_lab::console::Mark;
+use keyframe_lab::scratch;
+use keyframe_lab::site::{PATIENCE, Site, SiteOptions};
+
+#[test]
+fn a_second_operation_is_refused_at_once_and_names_the_first() -> Result<()> {
+    let site = Site::up(&scratch::keyframe()?, &SiteOptions::default())?;
+    let vm = site.boot("web", "256M", "lab=stamp lab=pages,64")?;
+    vm.counters(Mark::default())?;
+    let first = vm.act("snapshot", "create", &["--memory", "--no-wait"])?;
+    let job = first["id"].as_str().context("a job has an id")?;
+    let refused = site.refusal(["vm", "stop", "web", "--hard"])?;
+    ensure!(refused.contains(job), "{job} is not named: {refused}");
+    let before = std::time::Instant::now();
+    let refused = site.refusal(["snapshot", "create", "web@other"])?;
+    ensure!(refused.contains(job), "{job} is not named: {refused}");
+    println!("refused after {:?}: {refused}", before.elapsed());
+    site.run(["job", "wait", job])?;
+    site.json(["snapshot", "create", "web@other"])?;
+    site.check_at_rest()
+}
+
+#[test]
+fn a_detached_disk_is_back_with_its_data_after_an_older_snapshot_is_applied() -> Result<()> {
+    let site = Site::up(&scratch::keyframe()?, &SiteOptions::default())?;
+    let vm = site.boot("web", "128M", "")?;
+    vm.act("disk", "attach", &["size=32M,name=extra"])?;
+    vm.run("while [ ! -b /dev/vdc ]; do usleep 20000; done; mkfs.ext2 -q /dev/vdc; mkdir -p /run/x; \
+        mount /dev/vdc /run/x && echo precious >/run/x/file; sync")?;
+    vm.snapshot("with", &[])?;
+    vm.snapshot("with-memory", &["--memory"])?;
+    vm.run("umount /run/x")?;
+    vm.act("disk", "detach", &["extra"])?;
+    vm.run("while [ -b /dev/vdc ]; do usleep 20000; done")?;
+
+    vm.apply("with-memory", &[])?;
+    let from = vm.console().mark();
+    vm.run("cat /run/x/file")?;
+    vm.expect(from, PATIENCE, "the file as memory has it", |line| (line == "precious").then_some(()))?;
+
+    let from = vm.console().mark();
+    vm.apply("with", &["--start"])?;
+    vm.ready(from)?;
+    let from = vm.console().mark();
+    vm.run("mkdir -p /run/x; mount -t ext4 -o ro,noload /dev/vdc /run/x || mount /dev/vdc /run/x; cat /run/x/file")?;
+    vm.expect(from, PATIENCE, "the file from the disk", |line| (line == "precious").then_some(()))?;
+    site.check_at_rest()
+}
+
+#[test]
+fn a_snapshot_whose_memory_cannot_be_used_says_so_and_its_disks_can_be_applied() -> Result<()> {
+    let site = Site::up(&scratch::keyframe()?, &SiteOptions::default())?;
+    let vm = site.boot("web", "256M", "lab=stamp lab=pages,16")?;
+    vm.counters(Mark::default())?;
+    for (name, harm) in [("lost", Harm::Delete), ("torn", Harm::Truncate), ("scribbled", Harm::Scribble)] {
+        let taken = vm.snapshot(name, &["--memory"])?;
+        let id = taken["id"].as_str().context("a snapshot has an id")?;
+        harm.bring_to(&site.data().join("memory").join(format!("{id}.kfm")))?;
+        let refused = site.refusal(["snapshot", "apply", &vm.at(name)])?;
+        println!("{name}: {refused}");
+        ensure!(refused.contains("memory"), "what is wrong is not said: {refused}");
+        ensure!(refused.contains("without"), "the way out is not said: {refused}");
+        vm.next_stamp().context("the machine does not run on after a refused apply")?;
+        let from = vm.console().mark();
+        vm.apply(name, &["--without-memory", "--start"])?;
+        vm.ready(from)?;
+        vm.next_stamp()?;
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+enum Harm {
+    Delete,
+    Truncate,
+    Scribble,
+}
+
+impl Harm {
+    fn bring_to(self, image: &std::path::Path) -> Result<()> {
+        use std::os::unix::fs::FileExt;
+        match self {
+            Harm::Delete => std::fs::remove_file(image)?,
+            Harm::Truncate => {
+                let file = std::fs::OpenOptions::new().write(true).open(image)?;
+                file.set_len(file.metadata()?.len() / 2)?;
+            }
+            Harm::Scribble => {
+                let file = std::fs::OpenOptions::new().write(true).open(image)?;
+                file.write_all_at(&[0xA5; 4096], 0)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn an_operation_can_be_cancelled_and_leaves_nothing() -> Result<()> {
+    let site = Site::up(&scratch::keyframe()?, &SiteOptions::default())?;
+    let vm = site.boot("web", "256M", "lab=stamp lab=pages,64")?;
+    vm.counters(Mark::default())?;
+    let order = vm.act("snapshot", "create", &["--memory", "--no-wait"])?;
+    let job = order["id"].as_str().context("a job has an id")?;
+    let status = site.command(["job", "cancel", job]).stdout(Stdio::null()).status()?;
+    ensure!(status.success(), "it cannot be cancelled");
+    let ended = site.json(["job", "show", job])?;
+    site.wait_until_at_rest().with_context(|| format!("after cancelling {ended}"))?;
+    ensure!(site.json(["snapshot", "list", "web"])? == serde_json::json!([]), "a snapshot is left");
+    vm.counters(vm.console().mark()).map(drop)
+}
