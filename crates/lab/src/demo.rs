@@ -120,13 +120,14 @@ fn fork<'a>(steps: &mut Steps, site: &'a Site, web: &Machine<'_>) -> Result<Mach
     let fork = steps.run("fork the running machine: the copy goes on from the same instant, its cable out", || {
         let before = web.tick()?;
         let began = Instant::now();
-        site.json(["clone", "web", "--memory", "--name", "fork"])?;
+        let order = site.json(["clone", "web", "--memory", "--name", "fork", "--no-wait"])?;
         let fork = site.machine("fork")?;
         let tick = fork.console().find(crate::console::Mark::default(), PATIENCE, "TICK", |at, line| {
             Some((at.saturating_duration_since(began), crate::machine::number_after("TICK ", line)?))
         });
         let (first, tick) = tick?;
         let now = web.tick()?;
+        site.run(["job", "wait", order["id"].as_str().context("a job has an id")?])?;
         ensure!((before..=now).contains(&tick), "the fork counts from {tick}, the machine went from {before} to {now}");
         let counters = fork.counters(fork.console().mark())?;
         web.counters(web.console().mark())?;
