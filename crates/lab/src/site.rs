@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -33,12 +34,16 @@ impl Default for SiteOptions {
     }
 }
 
-/// An installation under test.
+/// Tests of one program take turns.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// An installation under test; the only one of this process.
 pub struct Site {
     keyframe: PathBuf,
     data: PathBuf,
     guest: Guest,
     _work: TempDir,
+    _turn: MutexGuard<'static, ()>,
 }
 
 /// A process that can be killed.
@@ -60,6 +65,7 @@ impl Site {
     pub fn up(keyframe: &Path, options: &SiteOptions) -> Result<Site> {
         ensure!(keyframe.is_file(), "no keyframe binary at {}; build it first", keyframe.display());
         let keyframe = fs::canonicalize(keyframe)?;
+        let turn = TURN.lock();
         let guest = Guest::prepare()?;
         let work = match &options.under {
             Some(folder) => tempfile::Builder::new().prefix("kf-").tempdir_in(folder)?,
@@ -72,7 +78,7 @@ impl Site {
             options.pool_size
         );
         fs::write(data.join("keyframe.toml"), config)?;
-        let site = Site { keyframe, data, guest, _work: work };
+        let site = Site { keyframe, data, guest, _work: work, _turn: turn };
         site.start()?;
         Ok(site)
     }

@@ -1,0 +1,85 @@
+//! No space for the memory of a snapshot, and no space in the pool: an error or a pause, never damage.
+//!
+//! The first needs a small file system of its own for memory images, and so root; without it that test says so and ends.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use keyframe_lab::console::Mark;
+use keyframe_lab::process::run_tool;
+use keyframe_lab::scratch;
+use keyframe_lab::site::{PATIENCE, Site, SiteOptions};
+
+/// Room for half of the guest's memory.
+const ROOM: &str = "size=48m";
+
+/// A small file system, unmounted when dropped.
+struct Mounted<'a>(&'a Path);
+
+impl<'a> Mounted<'a> {
+    fn over(folder: &'a Path) -> Result<Mounted<'a>> {
+        std::fs::create_dir_all(folder)?;
+        run_tool(Command::new("mount").args(["-t", "tmpfs", "-o", ROOM, "kf-lab"]).arg(folder))?;
+        Ok(Mounted(folder))
+    }
+}
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        if let Err(e) = run_tool(Command::new("umount").arg("--lazy").arg(self.0)) {
+            eprintln!("{e:#}");
+        }
+    }
+}
+
+#[test]
+fn a_snapshot_for_whose_memory_there_is_no_space_fails_and_the_guest_goes_on() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: a small file system can be mounted by root only");
+        return Ok(());
+    }
+    let site = Site::up(&scratch::keyframe()?, &SiteOptions::default())?;
+    let folder = site.data().join("memory");
+    let vm = site.boot("web", "256M", "lab=stamp lab=pages,64")?;
+    vm.counters(Mark::default())?;
+    let full = Mounted::over(&folder)?;
+    let refused = site.refusal(["snapshot", "create", "web@big", "--memory"])?;
+    println!("{refused}");
+    ensure!(refused.to_lowercase().contains("space"), "the reason is not named: {refused}");
+    vm.counters(vm.console().mark()).context("the guest does not go on")?;
+    site.wait_until_at_rest()?;
+    ensure!(std::fs::read_dir(&folder)?.next().is_none(), "something is left in the folder of memory images");
+    site.json(["snapshot", "create", "web@small"])?;
+    drop(full);
+    let before = vm.tick()?;
+    vm.snapshot("later", &["--memory"])?;
+    vm.wait_for_tick(before + 40)?;
+    vm.go_back("later", &[])?;
+    vm.counters(vm.console().mark())?;
+    site.wait_until_at_rest()
+}
+
+#[test]
+fn a_guest_that_fills_the_pool_pauses_and_goes_on_when_the_pool_has_grown() -> Result<()> {
+    let site = Site::up(&scratch::keyframe()?, &SiteOptions { pool_size: "192M", ..SiteOptions::default() })?;
+    let vm = site.boot("web", "128M", "")?;
+    vm.act("disk", "attach", &["size=512M,name=big"])?;
+    vm.run("while [ ! -b /dev/vdc ]; do usleep 20000; done")?;
+    // In the background, because the console must not wait for a guest that stands still.
+    vm.run("(tr '\\0' x </dev/zero | dd of=/dev/vdc bs=1M count=256 iflag=fullblock conv=fsync; echo FILLED $?) &")?;
+    site.wait_until(PATIENCE * 2, || {
+        let shown = vm.show()?;
+        let power = (&shown["state"]["power"], &shown["state"]["reason"]);
+        ensure!(power.0 == "paused" && power.1 == "no-space", "the machine is {}", shown["state"]);
+        Ok(())
+    })?;
+    let control = site.data().join("pool.kf.control").display().to_string();
+    site.run(["pool", "grow", "--size", "1G", "--control", &control])?;
+    vm.act("vm", "resume", &[])?;
+    vm.expect(Mark::default(), PATIENCE * 2, "FILLED 0", |line| line.contains("FILLED 0").then_some(()))?;
+    let from = vm.console().mark();
+    vm.run("head -c 268435456 /dev/vdc | tr -d x | wc -c")?;
+    vm.expect(from, PATIENCE, "nothing but x", |line| (line == "0").then_some(()))?;
+    site.check_at_rest()
+}
