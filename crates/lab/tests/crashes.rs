@@ -12,15 +12,19 @@ use keyframe_lab::scratch;
 use keyframe_lab::site::{PATIENCE, Role, Site, SiteOptions, runs};
 
 const ROUNDS: u64 = 8;
-/// The longest that a job is left alone before the kill.
-const LONGEST: u64 = 900;
+/// A job with memory to write or to read is left alone for so many milliseconds at most, others for the second number.
+const LONGEST: [u64; 2] = [2500, 250];
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Victim {
     Agent,
     Manager,
     Machine,
+    /// And with it, in order, the agent and the manager.
+    Supervisor,
 }
+
+const VICTIMS: [Victim; 4] = [Victim::Agent, Victim::Manager, Victim::Machine, Victim::Supervisor];
 
 /// Numbers that are the same in each run (SplitMix64).
 fn random(seed: u64) -> u64 {
@@ -64,15 +68,20 @@ fn whoever_is_killed_while_a_job_is_under_way_everything_comes_to_rest() -> Resu
 fn play(site: &Site, vm: &Machine<'_>, round: u64) -> Result<()> {
     prepare(site, vm)?;
     let seed = random(round);
-    // Whole cycles of jobs meet each victim.
-    let victim = [Victim::Agent, Victim::Manager, Victim::Machine][((round + round / 8) % 3) as usize];
-    let delay = Duration::from_millis(seed % LONGEST);
+    // Four cycles of jobs bring each together with each victim.
+    let victim = VICTIMS[((round + round / 8) % 4) as usize];
+    let delay = Duration::from_millis(seed % LONGEST[usize::from(round % 8 > 2)]);
     let process = vm.pid()?;
     let mut order = site.command(job(round)).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     let began = Instant::now();
     // The moment of a crash is what is varied here; there is no event to wait for.
     std::thread::sleep(delay);
+    let under_way = order.try_wait()?.is_none();
     match victim {
+        Victim::Supervisor => {
+            site.kill(Role::Supervisor)?;
+            site.start()?;
+        }
         Victim::Agent => site.kill(Role::Agent)?,
         Victim::Manager => site.kill(Role::Manager)?,
         // It may be between two processes.
@@ -81,10 +90,14 @@ fn play(site: &Site, vm: &Machine<'_>, round: u64) -> Result<()> {
     order.wait()?;
     site.wait_until_up()?;
     site.wait_until_at_rest()?;
-    println!("round {round}: {:?} killed after {delay:?}, at rest {:?} later", victim, began.elapsed() - delay);
+    let when = if under_way { "while it was under way" } else { "when it was over" };
+    println!("round {round}: {victim:?} killed after {delay:?} {when}, at rest {:?} later", began.elapsed() - delay);
     // Jobs that replace or end the process may have gone forward.
     let may_end = matches!(round % 8, 2 | 7) || victim == Victim::Machine;
     ensure!(may_end || runs(process), "the machine was not killed, and does not run");
+    if vm.show()?["state"]["power"] == "running" && runs(process) && !may_end {
+        vm.next_stamp().context("the guest was left standing still")?;
+    }
     Ok(())
 }
 

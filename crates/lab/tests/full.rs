@@ -67,7 +67,7 @@ fn a_guest_that_fills_the_pool_pauses_and_goes_on_when_the_pool_has_grown() -> R
     vm.act("disk", "attach", &["size=512M,name=big"])?;
     vm.run("while [ ! -b /dev/vdc ]; do usleep 20000; done")?;
     // In the background, because the console must not wait for a guest that stands still.
-    vm.run("(tr '\\0' x </dev/zero | dd of=/dev/vdc bs=1M count=256 iflag=fullblock conv=fsync; echo FILLED $?) &")?;
+    vm.run("(tr '\\0' x </dev/zero | dd of=/dev/vdc bs=1M count=256 iflag=fullblock conv=fsync; echo FILLED $?) & true")?;
     site.wait_until(PATIENCE * 2, || {
         let shown = vm.show()?;
         let power = (&shown["state"]["power"], &shown["state"]["reason"]);
