@@ -85,11 +85,11 @@ pub(crate) async fn look_at_host(manager: &Manager) -> Result<()> {
     let info = manager.agent.host().await?;
     let statuses = manager.agent.vms().await?;
     let mut tx = manager.catalog.write().await?;
-    if let Some(mut host) = tx.find_host(LOCAL).await? {
-        if host.info.as_ref().map(|old| steady(old)) != Some(steady(&info)) || host.seen.is_none() {
-            (host.info, host.seen) = (Some(info), Some(Timestamp::now()));
-            tx.update_host(&mut host).await?;
-        }
+    if let Some(mut host) = tx.find_host(LOCAL).await?
+        && (host.info.as_ref().map(steady) != Some(steady(&info)) || host.seen.is_none())
+    {
+        (host.info, host.seen) = (Some(info), Some(Timestamp::now()));
+        tx.update_host(&mut host).await?;
     }
     for mut vm in tx.all_vms().await? {
         let status = statuses.iter().find(|status| status.vm == vm.id);
