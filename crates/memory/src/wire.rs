@@ -35,6 +35,7 @@ pub(crate) mod flag {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Command {
     OpenReturnPath = 1,
+    Ping = 2,
     PostcopyAdvise = 3,
     PostcopyListen = 4,
     PostcopyRun = 5,

@@ -7,6 +7,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::layout::{Extent, HEADER, Header, PARTS, Part};
@@ -28,7 +29,7 @@ impl Draft {
         let mut name = OsString::from(target);
         name.push(".partial");
         let partial = PathBuf::from(name);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&partial);
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&partial);
         let file = file.map_err(|e| Error::io(format!("create {}", partial.display()), e))?;
         Ok(Draft { target: target.to_owned(), partial, file, published: false })
     }

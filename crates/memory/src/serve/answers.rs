@@ -21,6 +21,8 @@ pub(super) enum Answer {
     Received(usize, Vec<u8>),
     /// It is ready to go on after an interruption.
     Resumed,
+    /// It has come to the ping of this number.
+    Pong(u32),
 }
 
 /// The answers on one connection.
@@ -37,19 +39,17 @@ impl<'a, R: Read> Answers<'a, R> {
     }
 
     pub(super) fn next(&mut self) -> Result<Answer> {
-        loop {
-            let [a, b, c, d] = self.take()?;
-            let (kind, length) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-            let mut data = vec![0; usize::from(length)];
-            self.fill(&mut data)?;
-            match kind {
-                answer::SHUT => return Ok(Answer::Shut(number(&data)?)),
-                answer::REQUEST | answer::REQUEST_NAMED => return self.wanted(kind, &data),
-                answer::RECEIVED_BITMAP => return self.bitmap(&data),
-                answer::RESUME_ACK if number(&data)? == answer::RESUME_VALUE => return Ok(Answer::Resumed),
-                answer::PONG => {}
-                _ => return Err(refused(format!("answered with a message of the unknown kind {kind}"))),
-            }
+        let [a, b, c, d] = self.take()?;
+        let (kind, length) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+        let mut data = vec![0; usize::from(length)];
+        self.fill(&mut data)?;
+        match kind {
+            answer::SHUT => Ok(Answer::Shut(number(&data)?)),
+            answer::REQUEST | answer::REQUEST_NAMED => self.wanted(kind, &data),
+            answer::RECEIVED_BITMAP => self.bitmap(&data),
+            answer::RESUME_ACK if number(&data)? == answer::RESUME_VALUE => Ok(Answer::Resumed),
+            answer::PONG => Ok(Answer::Pong(number(&data)?)),
+            _ => Err(refused(format!("answered with a message of the unknown kind {kind}"))),
         }
     }
 

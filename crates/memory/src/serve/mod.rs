@@ -4,13 +4,17 @@
 //!  server                                             QEMU (-incoming defer, capability postcopy-ram)
 //!  header, configuration, open return path, advise ─▶ empties all RAM
 //!  list of blocks, one discarded page ──────────────▶
-//!  package: listen, device state, run ──────────────▶ registers its RAM with userfaultfd, loads devices, may run
+//!  package: listen, device state, ping, run ────────▶ registers its RAM with userfaultfd, loads devices, may run
+//!      ◀──────────────────────────────────────── pong devices are loaded
 //!  chunk, chunk, chunk, … ──────────────────────────▶ puts pages in place
 //!      ◀────────────────────────────── wants page X   a processor touched a page that is not there
 //!  page X and its chunk, chunk, … ──────────────────▶
 //!  end ─────────────────────────────────────────────▶ what was never sent is zero from now on
 //!      ◀──────────────────────────────────── shut 0   an ordinary machine with ordinary RAM
 //! ```
+//!
+//! The end waits for the pong: a device that reads a page while it is loaded waits for that page, also for one that is zero and
+//! would never be sent, and QEMU does not take in the end before its devices are loaded.
 //!
 //! The discarded page is not needed for its own sake: QEMU 10.0 takes pages for post-copy pages only if it was told to
 //! discard something before it was told to listen (`loadvm_postcopy_handle_listen` otherwise ends in the state *discard*).
@@ -47,6 +51,8 @@ use plan::{Plan, Step};
 
 /// QEMU listens as soon as `migrate-incoming` has returned; this is for a caller that does both at once.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Stands behind the device state.
+const DEVICES_LOADED: u32 = 3;
 /// How many pages pass between two reports.
 const REPORT: u64 = 256;
 
@@ -109,6 +115,7 @@ fn serve<S: FnMut(Progress)>(
             answers,
             status,
             served: Served { pages: 0, requested: 0 },
+            loaded: false,
             stream: &stream,
         };
         let result = begin(&mut server).and_then(|()| server.pages()).and_then(|()| server.end());
@@ -138,6 +145,8 @@ struct Server<'a, S> {
     answers: Receiver<Result<Answer>>,
     status: S,
     served: Served,
+    /// Devices are loaded: what is not sent from now on, nobody but the guest waits for.
+    loaded: bool,
     stream: &'a UnixStream,
 }
 
@@ -160,9 +169,10 @@ impl<S: FnMut(Progress)> Server<'_, S> {
         wire::put_u64(&mut discard, PAGE as u64);
         wire::put_command(out, Command::RamDiscard, &discard);
         let devices = self.image.devices();
-        let mut package = Vec::with_capacity(devices.sections + 16);
+        let mut package = Vec::with_capacity(devices.sections + 32);
         wire::put_command(&mut package, Command::PostcopyListen, &[]);
         package.extend_from_slice(&devices.bytes[..devices.sections]);
+        wire::put_command(&mut package, Command::Ping, &DEVICES_LOADED.to_be_bytes());
         wire::put_command(&mut package, Command::PostcopyRun, &[]);
         let length = u32::try_from(package.len()).expect("an image holds less device state than 4 GiB");
         wire::put_command(out, Command::Packaged, &length.to_be_bytes());
@@ -193,7 +203,11 @@ impl<S: FnMut(Progress)> Server<'_, S> {
         self.flush()?;
         loop {
             match self.answer()? {
-                Answer::Resumed => return Ok(()),
+                Answer::Resumed => {
+                    // Before its devices were loaded it could not have been interrupted and gone on.
+                    self.loaded = true;
+                    return Ok(());
+                }
                 other => self.take_in(other)?,
             }
         }
@@ -214,7 +228,11 @@ impl<S: FnMut(Progress)> Server<'_, S> {
             match self.plan.next() {
                 Step::Wanted(at) => self.send_chunk(ChunkAt::of(at), Some(at))?,
                 Step::Background(at) => self.send_chunk(at, None)?,
-                Step::Done => break,
+                Step::Done if self.loaded => break,
+                Step::Done => {
+                    let answer = self.answer()?;
+                    self.take_in(answer)?;
+                }
             }
             if self.served.pages >= reported + REPORT {
                 reported = self.served.pages;
@@ -277,8 +295,12 @@ impl<S: FnMut(Progress)> Server<'_, S> {
                 }
                 Ok(())
             }
+            Answer::Pong(DEVICES_LOADED) => {
+                self.loaded = true;
+                Ok(())
+            }
             Answer::Shut(code) => Err(refused(format!("gave up loading (code {code})"))),
-            Answer::Received(..) | Answer::Resumed => Err(refused("answered what it was not asked")),
+            Answer::Received(..) | Answer::Resumed | Answer::Pong(_) => Err(refused("answered what it was not asked")),
         }
     }
 
