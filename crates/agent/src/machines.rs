@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyframe_agent_api::{
-    ConfigureDisk, DiskId, FaultKind, FixIdentity, FixedIdentity, InstantReport, Power, RemoveMachine, SetLink,
-    SnapshotId, StartFrom, StartVm, StopVm, TakeInstant, VmCall, VmId, VmStatus,
+    Bytes, ConfigureDisk, DiskId, FaultKind, FixIdentity, FixedIdentity, InstantReport, PauseReason, Power,
+    RemoveMachine, SetLink, SnapshotId, StartFrom, StartVm, StopVm, TakeInstant, VmCall, VmId, VmStatus,
 };
 
 use parking_lot::Mutex;
@@ -65,8 +65,39 @@ impl Machines {
     /// All that run.
     pub fn list(&self) -> Result<Vec<VmStatus>> {
         let known: Vec<VmId> = self.known.lock().iter().copied().collect();
-        let all = known.into_iter().map(|vm| self.status(vm)).collect::<Result<Vec<_>>>()?;
+        // Side by side: one that hangs keeps nobody waiting longer than itself.
+        let all: Vec<Result<VmStatus>> = std::thread::scope(|scope| {
+            let asked: Vec<_> = known.into_iter().map(|vm| scope.spawn(move || self.status_or_hang(vm))).collect();
+            asked
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or_else(|_| Err(fault(FaultKind::Internal, "a driver panicked"))))
+                .collect()
+        });
+        let all = all.into_iter().collect::<Result<Vec<_>>>()?;
         Ok(all.into_iter().filter(|status| status.power != Power::Off).collect())
+    }
+
+    /// A machine whose process is there and does not answer counts as standing still, and blocks nobody's view of others.
+    fn status_or_hang(&self, vm: VmId) -> Result<VmStatus> {
+        match self.status(vm) {
+            Err(fault) if fault.kind == FaultKind::Unreachable => {
+                tracing::warn!(%vm, "does not answer: {fault}");
+                Ok(VmStatus {
+                    vm,
+                    generation: self.turns.newest(vm)?,
+                    power: Power::Paused { reason: PauseReason::Crashed },
+                    machine: None,
+                    pid: None,
+                    since: None,
+                    hypervisor: None,
+                    emulated: false,
+                    memory_pending: Bytes(0),
+                    vnc: None,
+                    console: None,
+                })
+            }
+            status => status,
+        }
     }
 
     /// Starts a machine, unless this very call has started it before.

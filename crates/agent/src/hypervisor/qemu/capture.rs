@@ -143,6 +143,8 @@ impl Work<'_> {
             };
             let done = cut.and_then(|captured| self.wait_until_stored(&ready).map(|()| captured));
             if done.is_err() {
+                // Before QEMU is asked: it may be waiting for the writes that wait here.
+                self.cut.abandon();
                 self.call_off();
             }
             ready.over.store(true, Ordering::Release);

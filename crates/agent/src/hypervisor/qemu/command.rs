@@ -42,6 +42,9 @@ pub(super) struct Plan<'a> {
     pub(super) networks: &'a Path,
     /// Memory comes through the monitor's commands.
     pub(super) incoming: bool,
+    /// How many networks of QEMU's own the memory was captured with. Each has a state, which needs a place also where the
+    /// machine's interfaces lead elsewhere now.
+    pub(super) user_networks: usize,
 }
 
 /// QEMU's arguments. The guest stands still until it is told to go on.
@@ -73,6 +76,10 @@ pub(super) fn arguments(plan: &Plan<'_>) -> Vec<String> {
             line.json("-netdev", &end);
         }
         line.json("-device", &nic_device(nic));
+    }
+    let own = plan.machine.nics.iter().filter(|nic| nic.connection == NicConnection::User).count();
+    for spare in own..plan.user_networks {
+        line.json("-netdev", &json!({ "type": "user", "id": format!("spare{spare}"), "restrict": true }));
     }
     if plan.incoming {
         line.pair("-incoming", "defer");
@@ -349,6 +356,7 @@ mod tests {
             uefi_code: Some(Path::new("/usr/share/OVMF/OVMF_CODE_4M.fd")),
             networks: Path::new("/short/networks"),
             incoming,
+            user_networks: 0,
         };
         let found = arguments(&plan);
         // The order of an object's members is nobody's business.

@@ -95,6 +95,7 @@ fn launch(shared: &Shared, slot: &Slot, record: Record) -> Result<Arc<Live>> {
         uefi_code: shared.host()?.uefi_code(),
         networks: &shared.networks(),
         incoming: record.memory.is_some(),
+        user_networks: record.memory.as_deref().map_or(Ok(0), load::user_networks)?,
     };
     let unit = format!("keyframe-vm-{}", slot.vm);
     let mut qemu = process::in_scope(&unit, shared.config.program.as_os_str());

@@ -154,6 +154,14 @@ pub(super) fn check(host: &Host, image: &Path, machine: &Machine) -> Result<()> 
     ))
 }
 
+/// How many of QEMU's own networks left their state in the image: each has a section of this name.
+pub(super) fn user_networks(image: &Path) -> Result<usize> {
+    const NAME: &[u8] = b"\x05slirp";
+    let (image, _) = open(image)?;
+    let devices = image.devices();
+    Ok(devices.bytes[..devices.sections].windows(NAME.len()).filter(|window| *window == NAME).count())
+}
+
 /// Loads the devices; the memory comes later. The guest stands still afterwards.
 pub(super) fn load(shared: &Shared, slot: &Slot, live: &Live, image: &Path, start: &Start<'_>) -> Result<()> {
     let run = |command: &str, arguments: Value| live.qmp.execute(command, arguments);

@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -118,6 +119,10 @@ pub(super) fn with_option(option: &str) -> io::Result<HashMap<PathBuf, Process>>
 }
 
 fn option_of(pid: u32, option: &str) -> Option<OsString> {
+    // Anybody can start a process with these words; only our own are meant.
+    if fs::metadata(format!("/proc/{pid}")).ok()?.uid() != rustix::process::geteuid().as_raw() {
+        return None;
+    }
     // Processes end while one looks at them.
     let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let mut words = line.split(|byte| *byte == 0).skip_while(|word| *word != option.as_bytes());
