@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sqlx::any::AnyPoolOptions;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::{Any, Pool, SqlSafeStr};
+use sqlx::{Any, Connection, Pool, SqlSafeStr};
 use tokio::sync::{Mutex, watch};
 
 use crate::keeper::Hold;
@@ -63,6 +63,8 @@ impl Catalog {
                     Ok(())
                 })
             })
+            // A commit that failed, on a full disk for example, may have left its transaction open: that one is closed.
+            .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
             .connect(&connect)
             .await
             .map_err(|e| Error::caused(ErrorKind::Unavailable, format!("cannot open the catalog {database}"), e))?;
