@@ -26,19 +26,21 @@ pub(crate) fn describe(dir: &Path, scale: Scale) -> Vec<(String, String)> {
     let dir = dir.display().to_string();
     let file_system = first_line("findmnt", &["-n", "-o", "FSTYPE,SOURCE,OPTIONS", "--target", &dir]);
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load = load.split(' ').next().unwrap_or("unknown").to_owned();
+    let load = load.split(' ').take(3).collect::<Vec<_>>().join(" ");
     let facts = [
         ("date", first_line("date", &["-u", "+%F %H:%M UTC"])),
         ("commit", first_line("git", &["describe", "--always", "--dirty"])),
         ("scale", format!("{scale:?}").to_lowercase()),
         ("processor", format!("{} × {cores}", field("/proc/cpuinfo", "model name"))),
         ("memory", field("/proc/meminfo", "MemTotal")),
-        ("load before the run", load),
+        ("load before the run (1, 5, 15 minutes)", load),
         ("kernel", first_line("uname", &["-sr"])),
         ("file system", file_system),
         ("fio", first_line("fio", &["--version"])),
         ("qemu-nbd", first_line("qemu-nbd", &["--version"])),
         ("nbdkit", first_line("nbdkit", &["--version"])),
+        ("qemu", first_line("qemu-system-x86_64", &["--version"])),
+        ("libvirt", first_line("libvirtd", &["--version"])),
     ];
     facts.map(|(key, value)| (key.to_owned(), value)).to_vec()
 }

@@ -2,9 +2,11 @@
 //!
 //! It reports and does not judge its own exit by a figure: it fails only when something could not be measured.
 
+mod ask;
 mod bed;
 mod figure;
 mod fio;
+mod guest;
 mod load;
 mod machine;
 mod measure;
@@ -37,7 +39,7 @@ struct Arguments {
     /// Everything, 100,000 snapshots included: about an hour
     #[arg(long)]
     full: bool,
-    /// Only these measurements, by name; see --list
+    /// Only these measurements, by name, or by the first word of names; see --list
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Name the measurements
@@ -64,7 +66,7 @@ fn main() -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let unknown = arguments.only.iter().find(|name| CASES.iter().all(|case| case.name != name.as_str()));
+    let unknown = arguments.only.iter().find(|name| !CASES.iter().any(|case| case.is_of(name)));
     if let Some(name) = unknown {
         anyhow::bail!("no measurement named {name}; --list names them");
     }
@@ -80,7 +82,7 @@ fn main() -> Result<ExitCode> {
     let place = Place::make(&arguments.dir)?;
     let mut report = Report::new(machine::describe(place.path(), scale));
     let bench = Bench { place: &place, plan: Plan::new(scale, &arguments.sizes), keyframe };
-    for case in CASES.iter().filter(|c| arguments.only.is_empty() || arguments.only.iter().any(|o| o == c.name)) {
+    for case in CASES.iter().filter(|c| arguments.only.is_empty() || arguments.only.iter().any(|o| c.is_of(o))) {
         eprintln!("==> {}: {}", case.name, case.about);
         report.begin(case.about);
         if let Err(e) = (case.run)(&bench, &mut report) {

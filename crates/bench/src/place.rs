@@ -5,10 +5,14 @@
 //! Child processes are ended by the kernel when this process ends ([`crate::tool`]).
 
 use std::fs;
+use std::io::Read;
+use std::os::fd::IntoRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use anyhow::{Context, Result};
 use keyframe_lab::process::run_tool;
+use keyframe_lab::scratch;
 
 use crate::tool::tool;
 
@@ -82,30 +86,50 @@ fn private_mounts() -> Result<()> {
     run_tool(tool("mount").args(["--make-rprivate", "/"])).map(drop)
 }
 
-/// Must run before any other thread exists, so that all of them inherit the blocked signals.
+/// Where the handler tells of a signal.
+static TOLD: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn tell(signal: libc::c_int) {
+    let byte = signal as u8;
+    // SAFETY: one byte of a live local; write is async-signal-safe, and a pipe that is not there yet is an error without effect.
+    unsafe { libc::write(TOLD.load(Ordering::Relaxed), (&raw const byte).cast(), 1) };
+}
+
+/// Handlers rather than a blocked mask: programs that are started here begin with neither.
 fn remove_on_signal(dir: PathBuf) -> std::io::Result<()> {
-    const SIGNALS: [i32; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
-    // SAFETY: the set is initialised by sigemptyset before anything reads it; all pointers are to live locals.
-    let set = unsafe {
-        let mut set = std::mem::zeroed();
-        libc::sigemptyset(&mut set);
-        for signal in SIGNALS {
-            libc::sigaddset(&mut set, signal);
+    let (mut told, teller) = std::io::pipe()?;
+    TOLD.store(teller.into_raw_fd(), Ordering::Relaxed);
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: zero is a valid sigaction; the handler makes one system call and touches nothing but an atomic.
+        let set = unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = tell as extern "C" fn(libc::c_int) as usize;
+            action.sa_flags = libc::SA_RESTART;
+            libc::sigaction(signal, &action, std::ptr::null_mut())
+        };
+        if set != 0 {
+            return Err(std::io::Error::last_os_error());
         }
-        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
-        set
-    };
+    }
     std::thread::Builder::new().name("signals".into()).spawn(move || {
-        let mut signal = 0;
-        // SAFETY: the set is initialised and the result goes to a live local.
-        if unsafe { libc::sigwait(&set, &mut signal) } == 0 {
+        let mut signal = [0];
+        if told.read_exact(&mut signal).is_ok() {
+            end_machines(&dir);
             // Nothing is mounted there most of the time.
             rustix::mount::unmount(dir.join(MOUNT), rustix::mount::UnmountFlags::DETACH).ok();
             // Files that other threads still create meanwhile are left to the next run.
             fs::remove_dir_all(&dir).ok();
             // SAFETY: ends the process at once, as the signal would have; no destructor is owed anything any more.
-            unsafe { libc::_exit(128 + signal) };
+            unsafe { libc::_exit(128 + i32::from(signal[0])) };
         }
     })?;
     Ok(())
+}
+
+/// Machines outlive the programs that start them, so they are found by the folders they work in.
+fn end_machines(dir: &Path) {
+    scratch::kill_those_of(dir);
+    if let Ok(folder) = scratch::folder() {
+        scratch::kill_those_of(&folder.join(format!("lab-{}-", std::process::id())));
+    }
 }

@@ -30,6 +30,12 @@ pub(crate) struct Sizes {
     /// Runs of each contender, in turn
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     rounds: Option<u64>,
+    /// Most RAM of a measured machine: 256, 1024 and 4096 are taken up to this
+    #[arg(long, value_name = "MEBIBYTES", value_parser = clap::value_parser!(u64).range(256..))]
+    memory: Option<u64>,
+    /// Snapshots that a measured manager knows
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(500..))]
+    snapshots: Option<u64>,
 }
 
 /// What is measured.
@@ -46,6 +52,12 @@ pub(crate) struct Plan {
     pub(crate) stages: &'static [u64],
     /// Clones of the golden image.
     pub(crate) clones: u64,
+    /// Most RAM of a measured machine, in MiB.
+    pub(crate) memory: u64,
+    /// Runs of what is done to a machine.
+    pub(crate) machine_rounds: usize,
+    /// Snapshots that a manager knows.
+    pub(crate) snapshots: usize,
 }
 
 impl Plan {
@@ -56,6 +68,11 @@ impl Plan {
             Scale::Full => (2048, 10240, 10_000, 5000, &[1, 1000, 5000, 100_000], 5000),
         };
         let rounds = if scale == Scale::Full { 5 } else { 3 };
+        let (memory, machine_rounds, snapshots) = match scale {
+            Scale::Quick => (256, 3, 1000),
+            Scale::Standard => (4096, 5, 10_000),
+            Scale::Full => (4096, 15, 10_000),
+        };
         Plan {
             scale,
             volume: sizes.volume.unwrap_or(volume) << 20,
@@ -65,6 +82,9 @@ impl Plan {
             many,
             stages,
             clones,
+            memory: sizes.memory.unwrap_or(memory),
+            machine_rounds: sizes.rounds.map_or(machine_rounds, |r| r as usize),
+            snapshots: sizes.snapshots.map_or(snapshots, |s| s as usize),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Child processes: they get the signals that this process blocks, and end with it.
+//! Child processes that end with this one.
 
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
@@ -9,15 +9,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 /// A command to run.
 pub(crate) fn tool(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
-    // SAFETY: the closure runs between fork and exec and only makes system calls; it neither allocates nor locks. The set is
-    // initialised by sigemptyset before it is used.
-    unsafe {
-        command.pre_exec(|| {
-            let mut set = std::mem::zeroed();
-            libc::sigemptyset(&mut set);
-            libc::pthread_sigmask(libc::SIG_SETMASK, &set, std::ptr::null_mut());
-            Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
-        });
-    }
+    // SAFETY: the closure runs between fork and exec and makes one system call; it neither allocates nor locks.
+    unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?)) };
     command
 }

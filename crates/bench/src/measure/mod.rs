@@ -1,4 +1,4 @@
-//! The measurements, one file each. What each is held to comes from the design of the engine, "Numbers it is held to".
+//! The measurements, one file each.
 
 mod aged;
 mod amplification;
@@ -10,6 +10,7 @@ mod raw;
 mod recovery;
 mod reflink;
 mod versions;
+mod vm;
 
 use std::path::PathBuf;
 
@@ -34,6 +35,13 @@ pub(crate) struct Case {
     pub(crate) run: fn(&Bench, &mut Report) -> Result<()>,
 }
 
+impl Case {
+    /// `vm` means all whose names begin with `vm-`.
+    pub(crate) fn is_of(&self, name: &str) -> bool {
+        self.name == name || self.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'))
+    }
+}
+
 /// All measurements, in the order in which they run.
 pub(crate) const CASES: &[Case] = &[
     Case { name: "raw", about: "In process against fio and io_uring on the raw file, 4 KiB at random", run: raw::run },
@@ -54,6 +62,19 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case { name: "versions", about: "Cloning and deleting", run: versions::run },
     Case { name: "recovery", about: "Opening after a crash", run: recovery::run },
+    Case { name: "vm-disks", about: "A snapshot of a running machine's disks", run: vm::disks::run },
+    Case {
+        name: "vm-memory",
+        about: "Snapshots with memory of a running machine, applied and forked",
+        run: vm::memory::run,
+    },
+    Case { name: "vm-clones", about: "A hundred thin clones of a template", run: vm::clones::run },
+    Case { name: "vm-catalog", about: "A manager that knows many snapshots", run: vm::catalog::run },
+    Case {
+        name: "vm-libvirt",
+        about: "The same guest under Keyframe and under libvirt with qcow2",
+        run: vm::libvirt::run,
+    },
 ];
 
 /// A contender: one run of it gives one value.
