@@ -83,6 +83,17 @@ impl Device for Routed {
     }
 }
 
+/// Answered only when it is durable. Machines outlive the agent: one that died with a volatile cache would take back what a
+/// guest was told of, and the guest's next flush, sent again to the next agent, would succeed all the same.
+fn lasting(op: Op) -> Op {
+    match op {
+        Op::Write { offset, buf, .. } => Op::Write { offset, buf, fua: true },
+        Op::Discard { offset, len, .. } => Op::Discard { offset, len, fua: true },
+        Op::WriteZeroes { offset, len, no_hole, .. } => Op::WriteZeroes { offset, len, no_hole, fua: true },
+        op => op,
+    }
+}
+
 /// The lanes of one worker. The epoll descriptor is readable while one of theirs is.
 pub(super) struct Lanes {
     lanes: Vec<Box<dyn BlockLane>>,
@@ -93,7 +104,7 @@ impl Queue for Lanes {
     type Device = Routed;
 
     fn submit(&mut self, device: &Routed, token: u64, op: Op) {
-        self.lanes[device.lane].submit(&*device.block, token, op);
+        self.lanes[device.lane].submit(&*device.block, token, lasting(op));
     }
 
     fn poll(&mut self, out: &mut Vec<Done>) {
