@@ -190,9 +190,10 @@ impl<'a> Machine<'a> {
         let mut command = self.site.command(["console", &self.name]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         let mut input = child.stdin.take().context("a console has no input")?;
-        writeln!(input, "run {line}; echo DONE").with_context(|| format!("tell {} '{line}'", self.name))?;
+        // In two parts, so that no echo of it is taken for the answer.
+        writeln!(input, "run {line}; echo DO''NE").with_context(|| format!("tell {} '{line}'", self.name))?;
         // The session stays open until then: what a guest has not read when it ends may be lost, as on any serial line.
-        let done = self.expect(from, PATIENCE, "DONE", |line| line.ends_with("DONE").then_some(()));
+        let done = self.expect(from, PATIENCE, "DONE", |line| (line == "DONE").then_some(()));
         if let Err(e) = input.write_all(b"\x1d") {
             ensure!(e.kind() == ErrorKind::BrokenPipe, "end the console's session: {e}");
         }

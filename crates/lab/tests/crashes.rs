@@ -12,6 +12,8 @@ use keyframe_lab::scratch;
 use keyframe_lab::site::{PATIENCE, Role, Site, SiteOptions, runs};
 
 const ROUNDS: u64 = 8;
+/// The supervisor waits longer after each.
+const DEATHS: u64 = 5;
 /// A job with memory to write or to read is left alone for so many milliseconds at most, others for the second number.
 const LONGEST: [u64; 2] = [2500, 250];
 
@@ -121,4 +123,19 @@ fn prepare(site: &Site, vm: &Machine<'_>) -> Result<()> {
         vm.snapshot("start", &["--memory"])?;
     }
     site.wait_until(PATIENCE, || site.check_at_rest())
+}
+
+/// A guest is told that its write is done, or it is not done: there is nothing between, also when the agent dies.
+#[test]
+fn writes_that_the_guest_was_told_of_outlive_the_agent() -> Result<()> {
+    let site = Site::up(&scratch::keyframe()?, &SiteOptions::default())?;
+    let vm = site.boot("web", "128M", "lab=stamp")?;
+    for round in 0..DEATHS {
+        let stamp = vm.next_stamp()?;
+        std::thread::sleep(Duration::from_millis(random(round) % 100));
+        site.kill(Role::Agent)?;
+        site.wait_until_up()?;
+        vm.next_stamp().with_context(|| format!("death {round}, after stamp {stamp}"))?;
+    }
+    vm.sound()
 }
