@@ -40,9 +40,11 @@ pub struct RunOptions {
 
 /// Sets up the log of this process, on standard error.
 pub fn start_log(log: &Log) -> Result<()> {
+    use std::io::IsTerminal;
     let filter = tracing_subscriber::EnvFilter::try_new(&log.filter)
         .map_err(|error| fault(FaultKind::Invalid, format!("log.filter {:?}: {error}", log.filter)))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal());
+    let lines = lines.with_writer(std::io::stderr);
     let set = if log.json { lines.json().try_init() } else { lines.try_init() };
     set.map_err(|error| fault(FaultKind::Internal, format!("cannot start the log: {error}")))
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use keyframe_agent::paths::Paths;
 use keyframe_manager::request::{HostStatus, HostView, JobView, StopRequest, VmView};
+use keyframe_model::{Rest, VmState};
 use serde_json::{Value, json};
 
 use crate::agent::data_dir;
@@ -114,12 +115,21 @@ pub(crate) fn down(output: &Output, args: &DownArgs) -> Result<()> {
     Ok(())
 }
 
+/// The machine when nothing is being done to it any more.
+fn at_rest(client: &Client, mut vm: VmView) -> Result<VmView> {
+    while let VmState::Busy { job, .. } = &vm.vm.state {
+        client.watch_job(&job.to_string())?;
+        vm = typed(&client.get(&["vms", &vm.vm.id.to_string()], &[])?.value)?;
+    }
+    Ok(vm)
+}
+
 /// All are asked before any is waited for.
 fn stop_machines(client: &Client, say: &dyn Fn(String)) -> Result<()> {
     let mut ordered: Vec<(String, Value)> = Vec::new();
-    for state in ["running", "paused"] {
-        for vm in client.list(&["vms"], &[("state", state.to_owned())], None)? {
-            let vm: VmView = typed(&vm)?;
+    for vm in client.list(&["vms"], &[], None)? {
+        let vm = at_rest(client, typed(&vm)?)?;
+        if !matches!(vm.vm.state, VmState::At { rest: Rest::Stopped } | VmState::Gone) {
             let answer = client.post(&["vms", &vm.vm.id.to_string(), "stop"], &StopRequest::default())?;
             ordered.push((vm.vm.name.to_string(), answer.value));
         }

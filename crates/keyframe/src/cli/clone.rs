@@ -15,13 +15,13 @@ pub(crate) struct VmCloneArgs {
     /// Clone this template
     #[arg(long)]
     pub(crate) template: Option<String>,
-    /// Name of the new machine; {n} stands for 1, 2, 3, …
+    /// Name of the new machine; an n in braces stands for 1, 2, 3, …
     #[arg(long)]
     pub(crate) name: String,
     /// How many
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) count: u32,
-    /// What {n} starts with
+    /// What the n in braces starts with
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) first: u32,
     /// For people

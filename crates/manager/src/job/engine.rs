@@ -40,7 +40,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            jobs: 16,
+            // Most of their time they wait: for a guest that shuts down, for memory that comes in.
+            jobs: 128,
             patience: Duration::from_secs(120),
             first_wait: Duration::from_millis(100),
             longest_wait: Duration::from_secs(5),
