@@ -55,11 +55,12 @@ pub(crate) fn silence(console: &Console, from: Mark) -> Result<Duration> {
     })
 }
 
-/// Has a guest with a port for orders do something; see `guest/init` for what it understands.
-pub(crate) fn order(port: &Path, line: &str) -> Result<()> {
+/// Has a guest with a port for orders do something; see `guest/init` for what it understands. What is not read yet is lost when
+/// the connection is dropped.
+pub(crate) fn order(port: &Path, line: &str) -> Result<UnixStream> {
     let mut port = UnixStream::connect(port).with_context(|| format!("connect to {}", port.display()))?;
     writeln!(port, "{line}")?;
-    Ok(())
+    Ok(port)
 }
 
 /// The guest's kernel command line: numbered durable writes to both disks, and 32 MiB of memory rewritten and checked for ever.

@@ -20,20 +20,30 @@ fn field(file: &str, name: &str) -> String {
     line.map_or_else(|| "unknown".to_owned(), |(_, value)| value.trim().to_owned())
 }
 
+fn load() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').take(3).collect::<Vec<_>>().join(" ")
+}
+
+/// When, of what commit, and how busy the machine is.
+pub(crate) fn now(scale: Scale) -> String {
+    let (date, commit) =
+        (first_line("date", &["-u", "+%F %H:%M UTC"]), first_line("git", &["describe", "--always", "--dirty"]));
+    format!("{date}, commit {commit}, {} scale, load before it {}.", format!("{scale:?}").to_lowercase(), load())
+}
+
 /// Named facts.
 pub(crate) fn describe(dir: &Path, scale: Scale) -> Vec<(String, String)> {
     let cores = std::thread::available_parallelism().map_or(0, |n| n.get());
     let dir = dir.display().to_string();
     let file_system = first_line("findmnt", &["-n", "-o", "FSTYPE,SOURCE,OPTIONS", "--target", &dir]);
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load = load.split(' ').take(3).collect::<Vec<_>>().join(" ");
     let facts = [
         ("date", first_line("date", &["-u", "+%F %H:%M UTC"])),
         ("commit", first_line("git", &["describe", "--always", "--dirty"])),
         ("scale", format!("{scale:?}").to_lowercase()),
         ("processor", format!("{} × {cores}", field("/proc/cpuinfo", "model name"))),
         ("memory", field("/proc/meminfo", "MemTotal")),
-        ("load before the run (1, 5, 15 minutes)", load),
+        ("load before the run (1, 5, 15 minutes)", load()),
         ("kernel", first_line("uname", &["-sr"])),
         ("file system", file_system),
         ("fio", first_line("fio", &["--version"])),

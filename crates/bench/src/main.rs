@@ -84,14 +84,16 @@ fn main() -> Result<ExitCode> {
     let bench = Bench { place: &place, plan: Plan::new(scale, &arguments.sizes), keyframe };
     for case in CASES.iter().filter(|c| arguments.only.is_empty() || arguments.only.iter().any(|o| c.is_of(o))) {
         eprintln!("==> {}: {}", case.name, case.about);
-        report.begin(case.about);
+        report.begin(case.about, machine::now(scale));
         if let Err(e) = (case.run)(&bench, &mut report) {
             report.failed(&format!("{}: {e:#}", case.name));
         }
         place.clear()?;
     }
     report.print();
-    write(&arguments.results, &report.markdown())?;
+    let old = std::fs::read_to_string(&arguments.results).unwrap_or_default();
+    let titles: Vec<&str> = CASES.iter().map(|case| case.about).collect();
+    write(&arguments.results, &report.markdown(&old, &titles))?;
     println!("written to {}", arguments.results.display());
     Ok(if report.complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -93,6 +93,8 @@ enum Line {
 
 struct Section {
     title: String,
+    /// When, of what commit, how busy the machine was.
+    when: String,
     lines: Vec<Line>,
 }
 
@@ -108,8 +110,8 @@ impl Report {
         Report { machine, sections: Vec::new(), failures: 0 }
     }
 
-    pub(crate) fn begin(&mut self, title: &str) {
-        self.sections.push(Section { title: title.to_owned(), lines: Vec::new() });
+    pub(crate) fn begin(&mut self, title: &str, when: String) {
+        self.sections.push(Section { title: title.to_owned(), when, lines: Vec::new() });
     }
 
     fn add(&mut self, line: Line) {
@@ -179,30 +181,42 @@ impl Report {
         println!("\n{}", self.summary());
     }
 
-    pub(crate) fn markdown(&self) -> String {
+    /// The page for the repository. Of `old`, a page of an earlier run, it keeps those of the sections `titles` that this run left out.
+    pub(crate) fn markdown(&self, old: &str, titles: &[&str]) -> String {
         let mut out =
             String::from("# Measurements\n\nWritten by `./x bench`. Medians, with the smallest and the largest ");
         out.push_str("in brackets; contenders ran in turn, on the same file system of the same machine. A ratio is one median over another. \
-             Unsteady: the runs of one contender lie apart by more than a factor of two.\n\n");
+             Unsteady: the runs of one contender lie apart by more than a factor of two. Sections may be of different runs.\n\n");
         for (key, value) in &self.machine {
             out.push_str(&format!("- {key}: {value}\n"));
         }
-        out.push_str(&format!("\n{}.\n", self.summary()));
-        for section in &self.sections {
-            out.push_str(&format!("\n## {}\n\n", section.title));
-            let rows = section.lines.iter().any(|line| matches!(line, Line::Row(_)));
-            if rows {
-                out.push_str(&format!("| {} |\n|---|--:|---|--:|--:|--:|---|\n", HEADER.join(" | ")));
+        out.push_str(&format!("\nThe last run: {}.\n", self.summary()));
+        let kept = |title: &str| old.split("\n## ").skip(1).find(|text| text.lines().next() == Some(title));
+        for title in titles {
+            if let Some(section) = self.sections.iter().find(|section| section.title == *title) {
+                out.push_str(&section.markdown());
+            } else if let Some(text) = kept(title) {
+                out.push_str(&format!("\n## {}\n", text.trim_end()));
             }
-            for line in &section.lines {
-                if let Line::Row(row) = line {
-                    out.push_str(&format!("| {} |\n", row.cells().join(" | ")));
-                }
+        }
+        out
+    }
+}
+
+impl Section {
+    fn markdown(&self) -> String {
+        let mut out = format!("\n## {}\n\n{}\n\n", self.title, self.when);
+        if self.lines.iter().any(|line| matches!(line, Line::Row(_))) {
+            out.push_str(&format!("| {} |\n|---|--:|---|--:|--:|--:|---|\n", HEADER.join(" | ")));
+        }
+        for line in &self.lines {
+            if let Line::Row(row) = line {
+                out.push_str(&format!("| {} |\n", row.cells().join(" | ")));
             }
-            for line in &section.lines {
-                if let Line::Note(text) = line {
-                    out.push_str(&format!("\n{text}\n"));
-                }
+        }
+        for line in &self.lines {
+            if let Line::Note(text) = line {
+                out.push_str(&format!("\n{text}\n"));
             }
         }
         out
@@ -228,5 +242,22 @@ mod tests {
     fn nothing_measured_is_nothing_met() {
         let row = Row::new("x", Figure::new(Unit::Time, [])).target(Target::AtMost(Unit::Time, 1.0));
         assert_eq!(row.met(), Some(false));
+    }
+
+    #[test]
+    fn sections_of_an_earlier_run_stay_until_they_are_measured_again() {
+        let page = |titles: &[&str], old: &str| {
+            let mut report = Report::new(Vec::new());
+            for title in titles {
+                report.begin(title, format!("when {title}"));
+            }
+            let page = report.markdown(old, &["A", "B", "C"]);
+            let sections: Vec<String> = page.split("\n## ").skip(1).map(|s| s.trim().replace("\n\n", " ")).collect();
+            (sections, page)
+        };
+        let (_, first) = page(&["A", "C"], "");
+        let old = first.replace("when A", "long ago");
+        assert_eq!(page(&["B", "C"], &old).0, ["A long ago", "B when B", "C when C"]);
+        assert_eq!(page(&["A"], &old).0, ["A when A", "C when C"]);
     }
 }

@@ -85,8 +85,9 @@ impl Libvirt {
         self.virsh(&["start", name])?;
         let domain = Domain { name: name.to_owned(), followed, folder, libvirt: self };
         domain.wait("GUEST-READY")?;
-        guest::order(&orders, &format!("run {}; echo DONE", guest::fill(mib)))?;
+        let open = guest::order(&orders, &format!("run {}; echo DONE", guest::fill(mib)))?;
         domain.wait("DONE")?;
+        drop(open);
         Ok(domain)
     }
 }
