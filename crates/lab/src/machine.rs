@@ -105,10 +105,10 @@ impl<'a> Machine<'a> {
 
     /// Applies a snapshot with memory to this machine, which runs, and whose counter is ahead of the snapshot's.
     pub fn go_back(&self, name: &str, more: &[&str]) -> Result<GoneBack> {
+        let mut newest = self.tick()?;
         let from = self.console.mark();
         let began = Instant::now();
         let took = self.apply(name, more)?;
-        let mut newest = 0;
         let (at, tick) = self.console.find(from, PATIENCE, "a counter that went back", |at, line| {
             let tick = number_after("TICK ", line)?;
             newest = newest.max(tick);
