@@ -31,12 +31,9 @@ impl From<Outcome> for ExitCode {
 
 /// Does what the command line says.
 pub(crate) fn run(cli: &Cli) -> Result<Outcome> {
-    // The environment goes on to whatever an agent starts, helpers and machines too, which outlive it.
-    if matches!(cli.command, Command::Up(_) | Command::Agent(_) | Command::Manager(_)) {
-        // Nobody else: what these start inherits their environment, and is not to end with the supervisor.
+    // Nobody else: helpers and machines inherit their environment, and are not to end with the supervisor.
     if matches!(cli.command, Command::Up(_) | Command::Agent(_) | Command::Manager(_)) {
         daemon::settle()?;
-    }
     }
     let (output, good) = (&cli.output, |()| Outcome::Good);
     match &cli.command {
