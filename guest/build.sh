@@ -10,8 +10,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 out=$(realpath -m "${1:-$here/../.keyframe/guest}")
 root_mib=256 data_mib=64
 
-# The guest agent and the libraries it links; the kernel package is found below.
-packages=(busybox-static qemu-guest-agent libc6 libglib2.0-0 libudev1 libpcre2-8-0 liburing2 libnuma1 libgcc-s1)
+# The guest agent and the libraries it links, libcap2 for the libudev1 of backports; the kernel package is found below.
+packages=(busybox-static qemu-guest-agent libc6 libglib2.0-0 libudev1 libcap2 libpcre2-8-0 liburing2 libnuma1 libgcc-s1)
 # In the order in which they depend on each other.
 modules=(virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk virtio_console
     failover net_failover virtio_net)
