@@ -177,7 +177,9 @@ impl Subject<'_> {
 
     /// Orders a fork; when it spoke first.
     fn order(&self, source: &str, name: &str) -> Result<Instant> {
-        let job = self.site.json(["clone", source, "--memory", "--name", name, "--no-wait"])?;
+        // What its agent is told comes after its first word.
+        let order = ["clone", source, "--memory", "--name", name, "--keep-identity", "--no-wait"];
+        let job = self.site.json(order)?;
         let id = job["id"].as_str().with_context(|| format!("no id in {job}"))?;
         let fork = self.site.machine(name)?;
         let spoke = first_tick(fork.console(), Mark::default(), |_| true);
