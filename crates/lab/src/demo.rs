@@ -41,7 +41,9 @@ pub fn run(options: &Options) -> Result<()> {
     show(&site, &["vm", "list", "--space"])?;
     show(&site, &["snapshot", "space", "web"])?;
     drop((web, fork));
-    steps.run("keyframe down --vms", || Ok((site.run(["down", "--vms"])?, "machines stopped, processes ended".into())))?;
+    steps.run("keyframe down --vms", || {
+        Ok((site.run(["down", "--vms"])?, "machines stopped, processes ended".into()))
+    })?;
     println!("\n{}", steps.table());
     Ok(())
 }
@@ -148,7 +150,8 @@ fn delete(steps: &mut Steps, site: &Site, web: &Machine<'_>) -> Result<()> {
     steps.run("delete web@patch and all that descends from it", || {
         site.json(["snapshot", "delete", "web@patch", "--subtree"])?;
         let left = site.json(["snapshot", "list", "web"])?;
-        let mut names: Vec<&str> = left.as_array().into_iter().flatten().filter_map(|one| one["name"].as_str()).collect();
+        let mut names: Vec<&str> =
+            left.as_array().into_iter().flatten().filter_map(|one| one["name"].as_str()).collect();
         names.retain(|name| !name.starts_with("before-"));
         names.sort_unstable();
         ensure!(names == ["base", "upgrade"], "left are {names:?}");

@@ -60,7 +60,8 @@ pub struct Vm {
 /// Emulated, beside other machines, on a busy host: many times what a boot takes on a quiet one.
 pub const BOOT: Duration = Duration::from_secs(180);
 /// What the guest prints when something is wrong with its disks.
-pub(crate) const COMPLAINTS: [&str; 5] = ["STAMP-BAD", "STAMP-FAILED", "PAGES-FAILED", "GUEST-NO-ROOT", "GUEST-NO-DATA"];
+pub(crate) const COMPLAINTS: [&str; 5] =
+    ["STAMP-BAD", "STAMP-FAILED", "PAGES-FAILED", "GUEST-NO-ROOT", "GUEST-NO-DATA"];
 /// How long the disk waits for a server that went away, before the guest sees an error.
 const RECONNECT_SECONDS: u32 = 300;
 

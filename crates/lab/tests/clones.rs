@@ -44,7 +44,8 @@ fn clones_outlive_what_they_were_made_of_and_boot_with_its_data() -> Result<()> 
     site.json(["vm", "delete", "of-two", "--force"])?;
     site.json(["vm", "delete", "grandchild", "--force"])?;
     site.check_at_rest()?;
-    let left = site.json(["volume", "list", "--control", &site.data().join("pool.kf.control").display().to_string()])?;
+    let left =
+        site.json(["volume", "list", "--control", &site.data().join("pool.kf.control").display().to_string()])?;
     ensure!(left == serde_json::json!([]), "volumes of nobody: {left}");
     Ok(())
 }
