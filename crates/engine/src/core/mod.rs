@@ -200,9 +200,11 @@ impl Core {
         self.cache.dirty_len() > self.cache.limit() / 4 * 3
     }
 
-    /// A checkpoint would be of use: the journal or the cache is half full of changes.
+    /// A checkpoint would be of use: the journal or the cache is half full of changes, or the free space has half changed.
     pub(crate) fn wants_checkpoint(&self) -> bool {
-        self.journal.fill_percent() >= 50 || self.cache.current_dirty() > self.cache.limit() / 4
+        self.journal.fill_percent() >= 50
+            || self.cache.current_dirty() > self.cache.limit() / 4
+            || self.space.half_turned()
     }
 
     pub(crate) fn refuse_if_poisoned(&self) -> Result<(), Error> {

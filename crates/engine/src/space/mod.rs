@@ -53,6 +53,8 @@ pub(crate) struct Space {
     next_group: u32,
     used: u64,
     held: u64,
+    /// Blocks taken since the last freeze.
+    taken: u64,
     /// During replay, blocks that later records will claim must not be given to metadata.
     replaying: bool,
     /// Walks under way outside the lock: nothing they may have seen is reused before they end.
@@ -85,6 +87,7 @@ impl Space {
             next_group: 0,
             used,
             held: 0,
+            taken: 0,
             replaying: false,
             pins: 0,
             durable: 0,
@@ -249,6 +252,7 @@ impl Space {
             }
             let newly: u32 = found.iter().map(|&(start, len)| group.hold(start, len)).sum();
             self.held += u64::from(newly);
+            self.taken += u64::from(newly);
             for (start, len) in found {
                 out.push_back(Run { start: PoolBlock(number.first_block().0 + start as u64), len });
             }
@@ -288,14 +292,24 @@ impl Space {
         Ok(self.group(GroupNo::of(block))?.bits[index(block)] == 0)
     }
 
+    /// Replaying needs free space that no record since the last freeze has put data in: in a pool whose free space has been
+    /// through a whole turn there would be none. So half a turn is enough of a reason for the next freeze.
+    pub(crate) fn half_turned(&self) -> bool {
+        self.taken > (self.available() / 2).max(METADATA_RUN)
+    }
+
     /// Makes sure that `slots` metadata sectors can be taken without a miss. `false`: the pool is full.
+    ///
+    /// While replaying there may be fewer than asked for. `slots` is the most that a step could take, and what it does take
+    /// it took before, from blocks that no record's data lies in; but the rest of the free space may be reserved for the data
+    /// of later records, although it was free at that time.
     pub(crate) fn prepare_metadata(&mut self, slots: u64) -> Result<bool, Stop> {
         while self.metadata_slots < slots {
             let hint = self.metadata.back().map_or(PoolBlock(0), |&(_, end)| end.block());
             let mut runs = VecDeque::new();
             self.take_runs(hint, METADATA_RUN, &mut runs)?;
             if runs.is_empty() {
-                return Ok(false);
+                return Ok(self.replaying);
             }
             for run in runs {
                 self.metadata_slots += run.len * SECTORS_PER_BLOCK;
@@ -396,6 +410,7 @@ impl Space {
     /// Starts a checkpoint: the bitmap pages changed since the last one, as they are now. Parked frees must be gone.
     pub(crate) fn freeze(&mut self) -> Vec<FrozenGroup> {
         debug_assert!(self.parked.is_empty(), "frees are unparked before the freeze");
+        self.taken = 0;
         // The next generation starts in a block of its own: a block is written once.
         if let Some((next, end)) = self.metadata.front_mut() {
             let skip = next.0.next_multiple_of(SECTORS_PER_BLOCK) - next.0;
