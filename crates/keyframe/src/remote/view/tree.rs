@@ -119,11 +119,11 @@ mod tests {
         let mut out = Vec::new();
         draw(&serde_json::from_value(view).unwrap(), &mut out).unwrap();
         let expected = "\
-SNAPSHOT                KIND  CONSISTENT        CREATED (UTC)       REMARKS
-○ base                  disk       crash  2001-09-09 01:46:40  locked #gold
-◉ one            disk+memory       crash  2001-09-09 01:46:40
-├─○ other               disk       crash  2001-09-09 01:46:40
-○ two                   disk       crash  2001-09-09 01:46:40
+SNAPSHOT              KIND  CONSISTENT        CREATED (UTC)       REMARKS
+○ base                disk       crash  2001-09-09 01:46:40  locked #gold
+◉ one          disk+memory       crash  2001-09-09 01:46:40
+├─○ other             disk       crash  2001-09-09 01:46:40
+○ two                 disk       crash  2001-09-09 01:46:40
 * web is here
 ";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
