@@ -202,7 +202,10 @@ impl Work<'_> {
         self.mark = self.live.qmp.mark();
         let uri = format!("unix:{}", self.slot.place.memory().display());
         let asked = self.patiently("migrate", &json!({ "uri": uri }));
-        asked.map(drop).map_err(self.slot.monitor("capture its memory"))
+        asked.map(drop).map_err(|e| match self.cancel.cancelled() {
+            true => self.given_up(),
+            false => self.slot.monitor("capture its memory")(e),
+        })
     }
 
     /// The guest runs; QEMU stops and resumes it.
