@@ -80,6 +80,9 @@ impl<'a> Trial<'a> {
         self.side.stand_still(false)?;
         if let Err(e) = self.steps(round) {
             self.failed = Some(format!("{e:#}"));
+            // It may be beyond obeying; what failed first is what is told.
+            self.side.stand_still(true).unwrap_or_else(|e| eprintln!("{}: {e:#}", self.side.name()));
+            return Ok(());
         }
         self.side.stand_still(true)
     }
