@@ -17,6 +17,7 @@ pub mod instant;
 pub mod life;
 pub mod machines;
 pub mod paths;
+pub mod pid_file;
 pub mod run;
 #[doc(hidden)]
 pub mod testing;

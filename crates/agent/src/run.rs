@@ -3,15 +3,11 @@
 //! Machines outlive it: they are processes of their own, and their disks wait for the exports to come back.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use keyframe_agent_api::{Bytes, Fault, FaultKind};
+use keyframe_agent_api::{Bytes, FaultKind};
 use keyframe_engine::Pool;
-use rustix::fs::{FlockOperation, flock};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +22,7 @@ use crate::hypervisor::Hypervisor;
 use crate::hypervisor::qemu::{Qemu, QemuConfig};
 use crate::life::Life;
 use crate::paths::Paths;
+use crate::pid_file;
 
 /// What an agent process is started with.
 #[derive(Clone, Debug)]
@@ -105,7 +102,7 @@ pub async fn run_until<G>(
     let data = std::path::absolute(&options.data).map_err(|error| of_io("find the data directory", &error))?;
     let paths = Paths::of(&data);
     paths.make()?;
-    let _lock = lock(&paths.pid_file())?;
+    let _lock = pid_file::hold(&paths.pid_file(), "agent")?;
     let (config, helper, places) = (options.config.clone(), options.helper.clone(), paths.clone());
     let started = tokio::task::spawn_blocking(move || start(&places, &config, helper)).await;
     let (agent, pools) = started.unwrap_or_else(|_| Err(crate::agent::panicked()))?;
@@ -183,21 +180,4 @@ fn usual_size(data: &Path) -> Result<Bytes> {
 
 fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
-/// Held as long as the result lives.
-fn lock(path: &Path) -> Result<File> {
-    let failed = |error: std::io::Error| of_io(format_args!("write {}", path.display()), &error);
-    let options = File::options().create(true).truncate(false).write(true).mode(0o600).open(path);
-    let mut file = options.map_err(failed)?;
-    if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        let why =
-            format!("another agent uses this data directory ({} is locked: {error}); stop it first", path.display());
-        return Err(Fault::new(FaultKind::Conflict, why));
-    }
-    file.set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(failed)?;
-    Ok(file)
 }

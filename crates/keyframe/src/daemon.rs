@@ -1,14 +1,14 @@
 //! Processes of ours in the background: one of a kind for each data directory, in sessions of their own.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, Write};
+use std::io::{Read, Seek};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{FlockOperation, flock};
+use keyframe_agent::pid_file::holder;
 use rustix::process::{Pid, Signal};
 
 /// How long one may take until it is ready; a large journal is replayed in that time.
@@ -19,29 +19,6 @@ const LOOK: Duration = Duration::from_millis(20);
 const DETACH: &str = "KEYFRAME_DETACH";
 /// Set for a process that is to end with the one that started it: its process id.
 const PARENT: &str = "KEYFRAME_SUPERVISOR";
-
-/// Holds a process id file as long as the result lives.
-pub(crate) fn lock(path: &Path, what: &str) -> Result<File> {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).read(true).mode(0o600).open(path);
-    let mut file = file.with_context(|| format!("cannot write {}", path.display()))?;
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        bail!("another {what} uses this data directory ({} is locked); stop it first", path.display());
-    }
-    let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
-    written.with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(file)
-}
-
-/// The process that holds a process id file; a number that a dead one left is none.
-pub(crate) fn holder(path: &Path) -> Option<Pid> {
-    let mut file = File::open(path).ok()?;
-    if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
-        return None;
-    }
-    let mut text = String::new();
-    file.read_to_string(&mut text).ok()?;
-    Pid::from_raw(text.trim().parse().ok()?)
-}
 
 /// Asks the holder of a process id file to end, and waits until it has. `false` if there is none.
 pub(crate) fn end(path: &Path) -> Result<bool> {
@@ -74,7 +51,7 @@ fn wait_until(noun: &str, mut child: Child, log: &Path, from: u64, ready: impl F
     let until = Instant::now() + PATIENCE;
     while Instant::now() < until {
         if let Some(status) = child.try_wait().with_context(|| format!("wait for keyframe {noun}"))? {
-            let words = last_words(log, from);
+            let words = complaint(log, from);
             bail!("keyframe {noun} ended ({status}): {words}; its log is {}", log.display());
         }
         if ready() {
@@ -85,8 +62,8 @@ fn wait_until(noun: &str, mut child: Child, log: &Path, from: u64, ready: impl F
     bail!("keyframe {noun} is not ready after {PATIENCE:?}; its log is {}", log.display())
 }
 
-/// The last thing that was said since `from`.
-fn last_words(log: &Path, from: u64) -> String {
+/// The first complaint since `from`: what follows it are its results. Without one, the last line.
+fn complaint(log: &Path, from: u64) -> String {
     let read = || -> std::io::Result<String> {
         let mut file = File::open(log)?;
         file.seek(std::io::SeekFrom::Start(from))?;
@@ -95,9 +72,9 @@ fn last_words(log: &Path, from: u64) -> String {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
     let text = read().unwrap_or_default();
-    let complaint = text.lines().rev().find(|line| line.starts_with("keyframe: "));
-    let last = complaint.or(text.lines().last()).unwrap_or("it said nothing");
-    last.trim_start_matches("keyframe: ").to_owned()
+    let first = text.lines().find(|line| line.starts_with("keyframe: "));
+    let words = first.or(text.lines().last()).unwrap_or("it said nothing");
+    words.trim_start_matches("keyframe: ").to_owned()
 }
 
 /// What a process does first that was started by [`start`] or by the supervisor.
@@ -114,6 +91,21 @@ pub(crate) fn settle() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Waits until a process is gone that another supervisor of this data directory, which is no more, has left behind: it was
+/// told to end by that supervisor's death.
+pub(crate) async fn wait_for_orphan(pid_file: &Path) {
+    let until = Instant::now() + PATIENCE;
+    while holder(pid_file).is_some_and(is_orphan) && Instant::now() < until {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Whether a supervisor started it. One that cannot be looked into, or is gone, is none.
+fn is_orphan(pid: Pid) -> bool {
+    let words = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).unwrap_or_default();
+    words.split(|byte| *byte == 0).any(|word| word.starts_with(PARENT.as_bytes()))
 }
 
 /// Prepares a child that ends with this process, and does not pass these wishes on to its own.

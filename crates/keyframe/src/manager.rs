@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use keyframe_agent::paths::Paths;
+use keyframe_agent::pid_file;
 use keyframe_api::{Listen, Server};
 use keyframe_catalog::{Catalog, Token, TokenHash};
 use keyframe_manager::{AgentAddress, Config, Manager};
@@ -41,7 +42,7 @@ pub(crate) fn run(args: &ManagerArgs) -> Result<()> {
     }
     let config = ManagerConfig::load(&data, |name| std::env::var(name).ok())?;
     keyframe_agent::run::start_log(&config.log)?;
-    let _lock = daemon::lock(&paths.run.join("manager.pid"), "manager")?;
+    let _lock = pid_file::hold(&paths.run.join("manager.pid"), "manager")?;
     let runtime = tokio::runtime::Runtime::new().context("start a runtime")?;
     runtime.block_on(serve(&data, &paths, &config))
 }

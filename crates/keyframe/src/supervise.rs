@@ -6,6 +6,7 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use keyframe_agent::paths::Paths;
 use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
@@ -52,6 +53,7 @@ pub(crate) fn run(data: &Path) -> Result<()> {
 async fn keep(noun: &str, data: &Path, stop: CancellationToken) -> Result<()> {
     let mut pause = PAUSES[0];
     let mut ever = false;
+    daemon::wait_for_orphan(&Paths::of(data).run.join(format!("{noun}.pid"))).await;
     loop {
         let began = Instant::now();
         let mut child = spawn(noun, data)?;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use keyframe_agent::paths::Paths;
+use keyframe_agent::pid_file;
 use keyframe_manager::request::{HostStatus, HostView, JobView, StopRequest, VmView};
 use keyframe_model::{Rest, VmState};
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ use crate::manager_config::ManagerConfig;
 use crate::remote::client::{Client, Server, socket, typed};
 use crate::{daemon, supervise};
 
-fn pid_file(paths: &Paths) -> PathBuf {
+fn own_pid_file(paths: &Paths) -> PathBuf {
     paths.run.join("keyframe.pid")
 }
 
@@ -25,11 +26,11 @@ pub(crate) fn up(output: &Output, args: &UpArgs) -> Result<()> {
     let paths = Paths::of(&data);
     paths.make()?;
     if args.foreground {
-        let _lock = daemon::lock(&pid_file(&paths), "`keyframe up`")?;
+        let _lock = pid_file::hold(&own_pid_file(&paths), "`keyframe up`")?;
         return supervise::run(&data);
     }
     let log = data.join("keyframe.log");
-    let was_up = daemon::holder(&pid_file(&paths)).is_some();
+    let was_up = pid_file::holder(&own_pid_file(&paths)).is_some();
     if was_up {
         wait_until_ready(&data)?;
     } else {
@@ -97,7 +98,7 @@ pub(crate) fn down(output: &Output, args: &DownArgs) -> Result<()> {
             println!("{line}");
         }
     };
-    if daemon::holder(&pid_file(&paths)).is_none() {
+    if pid_file::holder(&own_pid_file(&paths)).is_none() {
         say(format!("keyframe is not up on {}", data.display()));
         return Ok(());
     }
@@ -106,7 +107,7 @@ pub(crate) fn down(output: &Output, args: &DownArgs) -> Result<()> {
         stop_machines(&client, &say)?;
     }
     let left = client.list(&["vms"], &[("state", "running".into())], None).unwrap_or_default().len();
-    daemon::end(&pid_file(&paths))?;
+    daemon::end(&own_pid_file(&paths))?;
     match left {
         0 => say("keyframe is down".into()),
         1 => say("keyframe is down; one machine runs on, and pauses when it writes to its disks".into()),
