@@ -55,6 +55,7 @@ impl Checkpoint {
             core.space.unpark()?;
             let frozen = core.generation;
             core.generation = Generation(frozen.0 + 1);
+            core.checkpoint_wanted = false;
             core.cache.freeze();
             let groups = core.space.freeze();
             let pages = core.cache.frozen_pages(frozen);

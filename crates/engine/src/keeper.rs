@@ -103,7 +103,10 @@ impl Keeper {
                     Ok(Did::Housekeeping)
                 }
                 // Nothing was changed; deleting may still help.
-                Err(e) if e.kind() == ErrorKind::NoSpace => self.reclaim(),
+                Err(e) if e.kind() == ErrorKind::NoSpace => {
+                    // What waits for a checkpoint waits in vain until then.
+                    self.reclaim().map(|did| if did == Did::Housekeeping { Did::Nothing } else { did })
+                }
                 Err(e) => Err(e),
             };
         }
@@ -163,7 +166,7 @@ impl Keeper {
             }
         }
         let mut core = self.shared.lock();
-        core.admission.reclaiming = did == Did::Reclaim || core.space.is_pinned();
+        core.admission.reclaiming = did != Did::Nothing || core.space.is_pinned();
         core.admission.space_rounds += 1;
         core.admission.space_wanted = false;
         core.admission.wake_all();
@@ -190,7 +193,10 @@ impl Keeper {
                     _ => Ok(Did::Nothing),
                 }
             }
-            Err(e) if e.kind() == ErrorKind::NoSpace => Ok(Did::Nothing),
+            Err(e) if e.kind() == ErrorKind::NoSpace => {
+                let waits = self.shared.lock().checkpoint_wanted;
+                Ok(if waits { Did::Housekeeping } else { Did::Nothing })
+            }
             other => other,
         }
     }

@@ -3,7 +3,10 @@
 mod support;
 
 use keyframe_engine::PlantedBug;
-use support::{crash::life, env};
+use support::{
+    crash::{life, turns},
+    env,
+};
 
 #[test]
 fn a_power_failure_loses_nothing_durable() {
@@ -11,5 +14,13 @@ fn a_power_failure_loses_nothing_durable() {
     for seed in first..first + env("KEYFRAME_SEEDS", 2000) {
         println!("seed {seed}");
         life(seed, PlantedBug::None);
+    }
+}
+
+#[test]
+fn a_pool_whose_free_space_was_used_many_times_over_comes_back() {
+    for seed in 1..=env("KEYFRAME_ROUNDS", 6) {
+        println!("seed {seed}");
+        turns(seed, PlantedBug::None);
     }
 }

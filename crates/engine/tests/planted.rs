@@ -7,7 +7,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use keyframe_engine::PlantedBug;
 use support::driver::{Driver, compare, new_disk, open};
-use support::{Rng, crash::life};
+use support::{
+    Rng,
+    crash::{life, turns},
+};
 
 /// Seeds tried before a bug counts as missed.
 const PATIENCE: u64 = 300;
@@ -40,4 +43,5 @@ fn every_planted_bug_is_noticed() {
     caught_by(random_operations, PlantedBug::TrimTopDown);
     caught_by(life, PlantedBug::ReuseEarly);
     caught_by(life, PlantedBug::IgnoreChecksum);
+    caught_by(turns, PlantedBug::ForgetTurn);
 }

@@ -46,6 +46,8 @@ pub(crate) struct Core {
     /// How many handles are open on each version.
     attached: AddressMap<u32, u32>,
     pub(crate) admission: Admission,
+    /// A record was refused until the next one.
+    pub(crate) checkpoint_wanted: bool,
     /// Ghosts that the background worker shall look at.
     ghost_events: Vec<VersionId>,
     pub(crate) poisoned: Option<String>,
@@ -67,6 +69,8 @@ pub enum PlantedBug {
     ReuseEarly,
     /// Data checksums are not compared.
     IgnoreChecksum,
+    /// The free space goes through whole turns between two checkpoints.
+    ForgetTurn,
 }
 
 impl Core {
@@ -91,6 +95,7 @@ impl Core {
             views: AddressMap::default(),
             attached: AddressMap::default(),
             admission: Admission::default(),
+            checkpoint_wanted: false,
             ghost_events: Vec::new(),
             poisoned: None,
             planted: PlantedBug::None,
@@ -170,11 +175,16 @@ impl Core {
     /// Applies a record and appends it to the journal: the one way in which state changes.
     pub(crate) fn execute(&mut self, record: &Record, encoded_len: usize) -> Step<u64> {
         self.refuse_if_poisoned()?;
-        if !self.journal.has_room(encoded_len) || self.cache_is_full_of_dirt() {
+        let most = record.most_new_blocks();
+        let replayable = self.space.turn().allows(most) || self.planted == PlantedBug::ForgetTurn;
+        if !self.journal.has_room(encoded_len) || self.cache_is_full_of_dirt() || !replayable {
+            self.checkpoint_wanted = true;
             return Err(Stop::Wait(Wait::Checkpoint));
         }
         let sequence = self.journal.last_record() + 1;
+        let used = self.space.turn();
         self.apply(record, sequence)?;
+        debug_assert!(self.space.turn().since(used) <= most, "more blocks than foreseen came into use by {record:?}");
         if self.planted == PlantedBug::ReuseEarly {
             self.space.release_blocks(u64::MAX);
         }
@@ -200,11 +210,13 @@ impl Core {
         self.cache.dirty_len() > self.cache.limit() / 4 * 3
     }
 
-    /// A checkpoint would be of use: the journal or the cache is half full of changes, or the free space has half changed.
+    /// A checkpoint would be of use: the journal or the cache is half full of changes, the free space has half
+    /// changed, or somebody waits for one.
     pub(crate) fn wants_checkpoint(&self) -> bool {
         self.journal.fill_percent() >= 50
             || self.cache.current_dirty() > self.cache.limit() / 4
-            || self.space.half_turned()
+            || self.checkpoint_wanted
+            || self.space.turn().is_half_over() && self.planted != PlantedBug::ForgetTurn
     }
 
     pub(crate) fn refuse_if_poisoned(&self) -> Result<(), Error> {

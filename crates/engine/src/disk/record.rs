@@ -4,9 +4,12 @@
 //! the one that crashed. A record is one atom: it is never split over two journal groups.
 
 use super::codec::{Malformed, Reader, Writer};
-use super::entry::{Kind, MAX_LEVELS, span};
+use super::entry::{FANOUT, Kind, MAX_LEVELS, span};
 use super::layout::MAX_POOL_BLOCKS;
-use crate::units::{Lba, PoolBlock, VersionId};
+use crate::units::{Lba, PoolBlock, SECTORS_PER_BLOCK, VersionId};
+
+/// New blocks that a record brings into use at most for each object that it touches, when it carries no data.
+const OTHER_BLOCKS: u64 = 16;
 
 /// One snapshot of a group taken at one instant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,6 +113,19 @@ pub(crate) enum Record {
 }
 
 impl Record {
+    /// Pool blocks that may come into use when this is applied, at most: those it names, and those of changed metadata.
+    pub(crate) fn most_new_blocks(&self) -> u64 {
+        match self {
+            Record::Write { crcs, .. } => {
+                let blocks = crcs.len() as u64;
+                let leaves = blocks / FANOUT + 2;
+                blocks + (leaves + 1) * u64::from(MAX_LEVELS) / SECTORS_PER_BLOCK + 2
+            }
+            Record::Branch { snapshots, clones, .. } => OTHER_BLOCKS * (1 + snapshots.len() + clones.len()) as u64,
+            _ => OTHER_BLOCKS,
+        }
+    }
+
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         let mut w = Writer(std::mem::take(out));
         match self {

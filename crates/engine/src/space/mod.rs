@@ -38,6 +38,39 @@ pub(crate) struct Run {
     pub(crate) len: u64,
 }
 
+/// How much of the free space has come into use since the last durable checkpoint.
+///
+/// Replaying may put metadata only where no record since that checkpoint has put data, whatever became of the data since: it
+/// is not to be overwritten before its record was looked at. In a pool whose free space has been through a whole turn there
+/// would be no such place. As long as `fresh` is at most `room`, there is: what records put data in and what their metadata
+/// took are together no more than what was free, and replaying takes no more metadata than running did.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn {
+    /// Blocks that were free then.
+    room: u64,
+    /// Blocks that came into use since, one that did so twice counted twice.
+    fresh: u64,
+    /// Both as of the freeze, while a checkpoint is under way.
+    next: Option<(u64, u64)>,
+}
+
+impl Turn {
+    /// Whether a record that brings up to `blocks` into use can be replayed. The first after a checkpoint always can.
+    pub(crate) fn allows(self, blocks: u64) -> bool {
+        self.fresh == 0 || self.fresh + blocks <= self.room
+    }
+
+    /// Blocks that came into use since an earlier look.
+    pub(crate) fn since(self, earlier: Turn) -> u64 {
+        self.fresh - earlier.fresh
+    }
+
+    /// So much that a checkpoint now saves others a wait.
+    pub(crate) fn is_half_over(self) -> bool {
+        self.next.is_none() && self.fresh > (self.room / 2).max(METADATA_RUN)
+    }
+}
+
 /// The allocator.
 pub(crate) struct Space {
     blocks: u64,
@@ -53,8 +86,7 @@ pub(crate) struct Space {
     next_group: u32,
     used: u64,
     held: u64,
-    /// Blocks taken since the last freeze.
-    taken: u64,
+    turn: Turn,
     /// During replay, blocks that later records will claim must not be given to metadata.
     replaying: bool,
     /// Walks under way outside the lock: nothing they may have seen is reused before they end.
@@ -87,7 +119,7 @@ impl Space {
             next_group: 0,
             used,
             held: 0,
-            taken: 0,
+            turn: Turn { room: blocks - used, fresh: 0, next: None },
             replaying: false,
             pins: 0,
             durable: 0,
@@ -130,8 +162,15 @@ impl Space {
                 group.clear_block(index(PoolBlock(block)));
             }
         }
+        let mut more = blocks - self.blocks;
         for g in old_groups..layout::groups_in(blocks) {
-            self.used += GroupNo(g).fixed_blocks(self.journal_blocks);
+            let fixed = GroupNo(g).fixed_blocks(self.journal_blocks);
+            self.used += fixed;
+            more -= fixed;
+        }
+        self.turn.room += more;
+        if let Some((_, room)) = &mut self.turn.next {
+            *room += more;
         }
         self.blocks = blocks;
         self.tables.resize_with(layout::tables_in(blocks) as usize, || None);
@@ -252,7 +291,6 @@ impl Space {
             }
             let newly: u32 = found.iter().map(|&(start, len)| group.hold(start, len)).sum();
             self.held += u64::from(newly);
-            self.taken += u64::from(newly);
             for (start, len) in found {
                 out.push_back(Run { start: PoolBlock(number.first_block().0 + start as u64), len });
             }
@@ -283,6 +321,7 @@ impl Space {
         let newly = group.set_block(index(block));
         let was_held = group.unhold(index(block));
         self.used += u64::from(newly);
+        self.turn.fresh += u64::from(newly);
         self.held -= u64::from(was_held);
         Ok(())
     }
@@ -292,17 +331,15 @@ impl Space {
         Ok(self.group(GroupNo::of(block))?.bits[index(block)] == 0)
     }
 
-    /// Replaying needs free space that no record since the last freeze has put data in: in a pool whose free space has been
-    /// through a whole turn there would be none. So half a turn is enough of a reason for the next freeze.
-    pub(crate) fn half_turned(&self) -> bool {
-        self.taken > (self.available() / 2).max(METADATA_RUN)
+    /// How far the free space has been through a turn.
+    pub(crate) fn turn(&self) -> Turn {
+        self.turn
     }
 
     /// Makes sure that `slots` metadata sectors can be taken without a miss. `false`: the pool is full.
     ///
-    /// While replaying there may be fewer than asked for. `slots` is the most that a step could take, and what it does take
-    /// it took before, from blocks that no record's data lies in; but the rest of the free space may be reserved for the data
-    /// of later records, although it was free at that time.
+    /// While replaying there may be fewer than asked for: `slots` is the most that a step could take, and there are as many as
+    /// it did take, see [`Turn`].
     pub(crate) fn prepare_metadata(&mut self, slots: u64) -> Result<bool, Stop> {
         while self.metadata_slots < slots {
             let hint = self.metadata.back().map_or(PoolBlock(0), |&(_, end)| end.block());
@@ -335,6 +372,7 @@ impl Space {
         let newly = group.set_sector(sector);
         let was_held = group.unhold(index(sector.block()));
         self.used += u64::from(newly);
+        self.turn.fresh += u64::from(newly);
         self.held -= u64::from(was_held);
         Ok(sector)
     }
@@ -410,7 +448,7 @@ impl Space {
     /// Starts a checkpoint: the bitmap pages changed since the last one, as they are now. Parked frees must be gone.
     pub(crate) fn freeze(&mut self) -> Vec<FrozenGroup> {
         debug_assert!(self.parked.is_empty(), "frees are unparked before the freeze");
-        self.taken = 0;
+        self.turn.next = Some((self.turn.fresh, self.blocks - self.used));
         // The next generation starts in a block of its own: a block is written once.
         if let Some((next, end)) = self.metadata.front_mut() {
             let skip = next.0.next_multiple_of(SECTORS_PER_BLOCK) - next.0;
@@ -464,6 +502,9 @@ impl Space {
 
     /// Ends a checkpoint.
     pub(crate) fn thaw(&mut self) {
+        if let Some((before, room)) = self.turn.next.take() {
+            self.turn = Turn { room, fresh: self.turn.fresh - before, next: None };
+        }
         for group in self.groups.values_mut() {
             group.frozen = false;
         }

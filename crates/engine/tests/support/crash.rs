@@ -1,11 +1,13 @@
 //! One life of a pool: random operations, a power failure somewhere, recovery (which may lose power too), comparison.
 
+use std::path::Path;
 use std::sync::Arc;
 
-use keyframe_engine::PlantedBug;
+use keyframe_engine::units::{BLOCK, Bytes};
+use keyframe_engine::{Access, OpenOptions, PlantedBug, Pool};
 
 use super::Rng;
-use super::driver::{Driver, Op, compare, contents, expected, new_disk, open};
+use super::driver::{Driver, Op, check_clean, compare, contents, expected, new_disk, open, options};
 use super::oracle::Oracle;
 use super::sim::SimDisk;
 
@@ -95,6 +97,60 @@ fn recover(disk: &Arc<SimDisk>, rng: &mut Rng, planted: PlantedBug) -> (keyframe
             }
         }
     }
+}
+
+/// The free space is used many times over by a few blocks, and only then is much metadata needed; the process is killed. What
+/// was flushed is there.
+pub fn turns(seed: u64, planted: PlantedBug) {
+    const POOL: u64 = 5200;
+    const LOT: u64 = 16;
+    const FAR: u64 = 1 << 10;
+    let mut rng = Rng::new(seed);
+    let disk = SimDisk::new(POOL * BLOCK, seed);
+    Pool::format(&*disk, POOL).unwrap();
+    let options = OpenOptions { background: true, cache: Bytes(16 << 20), ..options(planted) };
+    let open = |disk: &Arc<SimDisk>| Pool::open_on(Arc::clone(disk) as _, Path::new("sim"), &options);
+    let pool = open(&disk).unwrap();
+    let info = pool.info();
+    let lots = ((info.free.0 - info.reserve.0) / BLOCK - 1200) / LOT;
+    let scattered = 400 + rng.below(200);
+    pool.create_volume("dense", Bytes(lots * LOT * BLOCK)).unwrap();
+    pool.create_volume("sparse", Bytes(scattered * FAR * BLOCK)).unwrap();
+    let dense = pool.open_volume("dense", Access::ReadWrite).unwrap();
+    let sparse = pool.open_volume("sparse", Access::ReadWrite).unwrap();
+    let stamped = |stamp: u64, blocks: u64| stamp.to_le_bytes().repeat((blocks * BLOCK) as usize / 8);
+    let mut stamps = vec![0; lots as usize];
+    for stamp in 1..=lots * 3 {
+        let lot = if stamp <= lots { stamp - 1 } else { rng.below(4) };
+        dense.write_at(&stamped(stamp, LOT), lot * LOT * BLOCK).unwrap();
+        stamps[lot as usize] = stamp;
+        if stamp == lots {
+            pool.checkpoint().unwrap();
+        }
+        // Only what is durably free is used again.
+        if stamp % 4 == 0 {
+            dense.flush().unwrap();
+        }
+    }
+    for block in 0..scattered {
+        sparse.write_at(&stamped(block + 1, 1), block * FAR * BLOCK).unwrap();
+    }
+    sparse.flush().unwrap();
+    let killed = disk.copy();
+    drop((dense, sparse, pool));
+    let pool = open(&killed).unwrap_or_else(|e| panic!("cannot open after a kill: {e}"));
+    let expect = |name: &str, blocks: u64, apart: u64, stamps: &mut dyn Iterator<Item = u64>| {
+        let volume = pool.open_volume(name, Access::ReadOnly).unwrap();
+        let mut found = vec![0; (blocks * BLOCK) as usize];
+        for (n, stamp) in (0..).zip(stamps) {
+            volume.read_at(&mut found, n * apart * BLOCK).unwrap();
+            assert!(found == stamped(stamp, blocks), "{name}: number {n} is not of stamp {stamp}");
+        }
+    };
+    expect("dense", LOT, LOT, &mut stamps.into_iter());
+    expect("sparse", 1, FAR, &mut (1..=scattered));
+    pool.close().unwrap();
+    check_clean(&killed);
 }
 
 type Contents = [(String, Vec<u64>)];
