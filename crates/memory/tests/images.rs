@@ -22,7 +22,10 @@ fn folder() -> (TempDir, PathBuf) {
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).expect("the folder is there");
-    entries.map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
+    let mut names: Vec<String> =
+        entries.map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
 }
 
 fn memory_of(path: &Path) -> keyframe_memory::Result<Memory> {
@@ -116,7 +119,7 @@ struct Watched<'a> {
 impl Read for Watched<'_> {
     fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
         for name in names(self.folder) {
-            assert_eq!(name, "image.partial");
+            assert!(name.starts_with("image.") && name.ends_with(".partial"), "{name}");
             let e = Image::open(&self.folder.join(name)).expect_err("it is not complete");
             assert_eq!(e.kind(), ErrorKind::NotAnImage);
         }
@@ -139,12 +142,46 @@ fn until_an_image_is_complete_there_is_none() {
 }
 
 #[test]
-fn a_leftover_of_a_killed_process_gives_way() {
+fn a_leftover_of_a_killed_process_is_in_nobodys_way() {
     let (folder, path) = folder();
-    std::fs::write(folder.path().join("image.partial"), vec![7; 100_000]).expect("it can be written");
+    let left = format!("image.{}-0.partial", std::process::id());
+    std::fs::write(folder.path().join(&left), vec![7; 100_000]).expect("it can be written");
     let script = Script::striped(10);
     capture(&script.stream()[..], &path, b"", quiet).expect("it can be captured");
     assert_eq!(memory_of(&path).expect("it can be read"), script.memory());
+    assert_eq!(names(folder.path()), ["image".to_owned(), left]);
+}
+
+/// Begins another work on the same image in the middle of its own.
+struct Twice<'a> {
+    stream: &'a [u8],
+    then: Option<Box<dyn FnOnce() + 'a>>,
+}
+
+impl Read for Twice<'_> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        if self.stream.len() < 200_000
+            && let Some(then) = self.then.take()
+        {
+            then();
+        }
+        let some = out.len().min(10_000);
+        self.stream.read(&mut out[..some])
+    }
+}
+
+#[test]
+fn two_at_once_do_not_write_into_one_file() {
+    let (folder, path) = folder();
+    let (first, second) = (Script::striped(100), Script::striped(90));
+    let (stream, other) = (first.stream(), second.stream());
+    let then = || {
+        capture(&other[..], &path, b"", quiet).expect("the second can be captured");
+        compress(&path).expect("it can be compressed");
+        assert_eq!(memory_of(&path).expect("it can be read"), second.memory());
+    };
+    capture(Twice { stream: &stream, then: Some(Box::new(then)) }, &path, b"", quiet).expect("so can the first");
+    assert_eq!(memory_of(&path).expect("it can be read"), first.memory());
     assert_eq!(names(folder.path()), ["image"]);
 }
 
@@ -177,7 +214,7 @@ fn a_full_disk_is_told_from_other_failures_and_leaves_what_was_there() -> Result
         std::fs::write(small.join("more"), vec![1; 1 << 20]).expect_err("this fills what is left");
         let full = compress(&path).expect_err("there is no room for a second image");
         ensure!(full.kind() == ErrorKind::NoSpace, "{full}");
-        ensure!(memory_of(&path)? == script.memory() && !small.join("image.partial").exists());
+        ensure!(memory_of(&path)? == script.memory() && names(small) == ["image", "more"]);
         Ok(())
     })();
     unmount(small, UnmountFlags::DETACH)?;

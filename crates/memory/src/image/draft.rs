@@ -1,14 +1,16 @@
 //! An image while it is being written: complete when published, or gone.
 //!
-//! It grows under the name `NAME.partial`. Publishing writes the parts, syncs, writes the header, syncs, renames, and syncs
+//! It grows under a name of its own, `NAME.NUMBERS.partial`, so that two at once never write into one file. Publishing writes the parts, syncs, writes the header, syncs, renames, and syncs
 //! the folder. Until the header is there the file is no image, whatever its name. A draft that is dropped removes itself;
 //! one whose process was killed leaves a `.partial` file, which anyone may delete.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::layout::{Extent, HEADER, Header, PARTS, Part};
 use crate::error::{Error, Result};
@@ -24,14 +26,20 @@ pub(crate) struct Draft {
 pub(crate) type Contents<'a> = [&'a [u8]; PARTS.len()];
 
 impl Draft {
-    /// Starts a file; one left by a process that was killed gives way.
+    /// Starts a file that nobody else writes.
     pub(crate) fn start(target: &Path) -> Result<Draft> {
-        let mut name = OsString::from(target);
-        name.push(".partial");
-        let partial = PathBuf::from(name);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&partial);
-        let file = file.map_err(|e| Error::io(format!("create {}", partial.display()), e))?;
-        Ok(Draft { target: target.to_owned(), partial, file, published: false })
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        loop {
+            let mut name = OsString::from(target);
+            name.push(format!(".{}-{}.partial", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+            let partial = PathBuf::from(name);
+            match OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&partial) {
+                Ok(file) => return Ok(Draft { target: target.to_owned(), partial, file, published: false }),
+                // Of a process with the same number that was killed.
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(Error::io(format!("create {}", partial.display()), e)),
+            }
+        }
     }
 
     pub(crate) fn file(&self) -> &File {
