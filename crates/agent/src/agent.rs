@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use keyframe_agent_api::{Bytes, Fault, HostInfo, Power, VmEvent, VmId};
+use keyframe_agent_api::{Bytes, Fault, HostInfo, VmEvent, VmId};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
@@ -11,7 +11,7 @@ use crate::Result;
 use crate::array::Arrays;
 use crate::exports::Exports;
 use crate::fault::of_io;
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{Hypervisor, News};
 use crate::instant::Instants;
 use crate::life::Life;
 use crate::machines::Machines;
@@ -81,18 +81,26 @@ impl Agent {
 
     fn watch(self: &Arc<Agent>) {
         let agent = Arc::downgrade(self);
-        self.hypervisor.watch(Box::new(move |vm, power| {
+        self.hypervisor.watch(Box::new(move |vm, news| {
             if let Some(agent) = agent.upgrade().filter(|agent| !agent.life.ended()) {
-                agent.changed(vm, &power);
+                agent.hear(vm, news);
             }
         }));
     }
 
-    fn changed(&self, vm: VmId, power: &Power) {
-        tracing::info!(%vm, ?power, "a machine changed");
-        let event = match self.machines.status(vm) {
-            Ok(status) => VmEvent::Changed(Box::new(status)),
-            Err(fault) => VmEvent::Complaint { vm, fault },
+    fn hear(&self, vm: VmId, news: News) {
+        let event = match news {
+            News::Does(power) => {
+                tracing::info!(%vm, ?power, "a machine changed");
+                match self.machines.status(vm) {
+                    Ok(status) => VmEvent::Changed(Box::new(status)),
+                    Err(fault) => VmEvent::Complaint { vm, fault },
+                }
+            }
+            News::Complains(fault) => {
+                tracing::error!(%vm, "{fault}");
+                VmEvent::Complaint { vm, fault }
+            }
         };
         // Nobody may be listening.
         self.events.send(event).unwrap_or(0);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyframe_agent_api::{
-    Bytes, ConfigureDisk, DiskId, FaultKind, FixIdentity, FixedIdentity, InstantReport, PauseReason, Power,
-    RemoveMachine, SetLink, SnapshotId, StartFrom, StartVm, StopVm, TakeInstant, VmCall, VmId, VmStatus,
+    Bytes, ConfigureDisk, DiskId, Fault, FaultKind, FixIdentity, FixedIdentity, InstantReport, PauseReason, Power,
+    RemoveMachine, SetLink, SnapshotId, StartFrom, StartVm, StopHow, StopVm, TakeInstant, VmCall, VmId, VmStatus,
 };
 
 use parking_lot::Mutex;
@@ -100,7 +100,8 @@ impl Machines {
         }
     }
 
-    /// Starts a machine, unless this very call has started it before.
+    /// Starts a machine, unless this very call has started it before. [`FaultKind::Conflict`] if it is on by another call,
+    /// or has run and ended since this one.
     pub fn run(&self, vm: VmId, wish: &StartVm) -> Result<VmStatus> {
         let turn = self.turns.take(vm, wish.generation)?;
         if self.hypervisor.status(vm)?.power != Power::Off {
@@ -108,6 +109,13 @@ impl Machines {
                 return self.status(vm);
             }
             return Err(fault(FaultKind::Conflict, format!("machine {vm} is not off; stop it first")));
+        }
+        if turn.started()? == Some(wish.generation) && turn.has_run()? {
+            let why = format!(
+                "machine {vm} has run and ended since this call started it, so its disks are not what they were; \
+                 start it by another call"
+            );
+            return Err(fault(FaultKind::Conflict, why));
         }
         for disk in &wish.machine.disks {
             self.arrays.of(&disk.volume)?.volume(&disk.volume.volume)?;
@@ -127,24 +135,35 @@ impl Machines {
             memory: memory.as_deref(),
             new_identity,
             paused: wish.paused,
+            going: &|| turn.runs(),
         };
-        self.hypervisor.start(vm, &start)?;
+        // A conflict would say that it has run and ended.
+        let failed = |e: Fault| if e.kind == FaultKind::Conflict { fault(FaultKind::Internal, e.message) } else { e };
+        self.hypervisor.start(vm, &start).map_err(failed)?;
         self.status(vm)
     }
 
-    /// Stops it; off already is a success.
+    /// Stops it; off already is a success. The plug can be pulled whatever else is under way, which fails then.
     pub fn stop(&self, vm: VmId, wish: &StopVm) -> Result<VmStatus> {
-        let _turn = self.turns.take(vm, wish.generation)?;
+        let turn = match wish.how {
+            StopHow::Hard => self.turns.admit(vm, wish.generation).map(|()| None),
+            StopHow::Graceful { .. } => self.turns.take(vm, wish.generation).map(Some),
+        }?;
+        if let Some(turn) = &turn {
+            // One that stands still is let go, so that it can hear.
+            turn.runs()?;
+        }
         self.hypervisor.stop(vm, wish.how)?;
+        self.turns.stopped(vm)?;
         self.status(vm)
     }
 
     /// Pauses, resumes, or resets it.
     pub fn act(&self, vm: VmId, call: &VmCall, act: Act) -> Result<VmStatus> {
-        let _turn = self.turns.take(vm, call.generation)?;
+        let turn = self.turns.take(vm, call.generation)?;
         match act {
             Act::Pause => self.hypervisor.pause(vm),
-            Act::Resume => self.hypervisor.resume(vm),
+            Act::Resume => turn.runs().and_then(|()| self.hypervisor.resume(vm)),
             Act::Reset => self.hypervisor.reset(vm),
         }?;
         self.status(vm)

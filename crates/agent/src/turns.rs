@@ -19,8 +19,11 @@ use crate::life::Life;
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Seen {
     newest: Generation,
-    /// The generation of the call that last started it.
+    /// The generation of the call that last started it; none once it has been stopped.
     started: Option<Generation>,
+    /// Since then its guest may have run.
+    #[serde(default)]
+    ran: bool,
 }
 
 /// The turns of all machines.
@@ -28,6 +31,8 @@ pub struct Turns {
     folder: Folder,
     busy: Mutex<HashSet<VmId>>,
     seen: Mutex<HashMap<VmId, Seen>>,
+    /// Held from reading what is stored until it is stored changed.
+    storing: Mutex<()>,
 }
 
 fn file(vm: VmId) -> String {
@@ -37,7 +42,12 @@ fn file(vm: VmId) -> String {
 impl Turns {
     /// Stored in `vms/VM/generation`.
     pub fn open(vms: PathBuf, life: Life) -> Result<Turns> {
-        Ok(Turns { folder: Folder::open(vms, life)?, busy: Mutex::default(), seen: Mutex::default() })
+        Ok(Turns {
+            folder: Folder::open(vms, life)?,
+            busy: Mutex::default(),
+            seen: Mutex::default(),
+            storing: Mutex::default(),
+        })
     }
 
     fn seen(&self, vm: VmId) -> Result<Seen> {
@@ -68,6 +78,13 @@ impl Turns {
             return Err(fault(FaultKind::Busy, why));
         }
         let turn = Turn { turns: self, vm };
+        self.admit(vm, generation)?;
+        Ok(turn)
+    }
+
+    /// Stores the generation if it is new, for a call that acts beside whoever has the turn.
+    pub fn admit(&self, vm: VmId, generation: Generation) -> Result<()> {
+        let _alone = self.storing.lock();
         let seen = self.seen(vm)?;
         if generation < seen.newest {
             let why = format!("machine {vm} is at generation {}; the call is of {generation}", seen.newest);
@@ -76,7 +93,19 @@ impl Turns {
         if generation > seen.newest {
             self.store(vm, Seen { newest: generation, ..seen })?;
         }
-        Ok(turn)
+        Ok(())
+    }
+
+    /// Remembers that the machine was stopped: whoever starts it then knows what is on its disks.
+    pub fn stopped(&self, vm: VmId) -> Result<()> {
+        self.change(vm, |seen| Seen { started: None, ran: false, ..seen })
+    }
+
+    fn change(&self, vm: VmId, change: impl FnOnce(Seen) -> Seen) -> Result<()> {
+        let _alone = self.storing.lock();
+        let seen = self.seen(vm)?;
+        let new = change(seen);
+        if new == seen { Ok(()) } else { self.store(vm, new) }
     }
 }
 
@@ -92,10 +121,19 @@ impl Turn<'_> {
         self.turns.seen(self.vm).map(|seen| seen.started)
     }
 
+    /// Whether the guest may have run since the machine was last started.
+    pub fn has_run(&self) -> Result<bool> {
+        self.turns.seen(self.vm).map(|seen| seen.ran)
+    }
+
     /// Remembers which call starts the machine, before it does.
     pub fn starting(&self, generation: Generation) -> Result<()> {
-        let seen = self.turns.seen(self.vm)?;
-        self.turns.store(self.vm, Seen { started: Some(generation), ..seen })
+        self.turns.change(self.vm, |seen| Seen { started: Some(generation), ran: false, ..seen })
+    }
+
+    /// Remembers that the guest runs, before it does: from then on its disks move away from the memory it began with.
+    pub fn runs(&self) -> Result<()> {
+        self.turns.change(self.vm, |seen| Seen { ran: true, ..seen })
     }
 
     /// Forgets the machine.
@@ -145,6 +183,8 @@ mod tests {
         let turn = turns.take(vm, Generation(1)).unwrap();
         assert_eq!(kind(turns.take(vm, Generation(2))), Some(FaultKind::Busy));
         assert_eq!(turns.newest(vm).unwrap(), Generation(1), "a refused call leaves no trace");
+        turns.admit(vm, Generation(2)).unwrap();
+        assert_eq!(kind(turns.admit(vm, Generation(1))), Some(FaultKind::Stale));
         drop(turn);
         assert!(turns.take(vm, Generation(2)).is_ok());
     }
@@ -154,10 +194,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let open = || Turns::open(dir.path().join("vms"), Life::new()).unwrap();
         let vm = VmId::new();
-        open().take(vm, Generation(3)).unwrap().starting(Generation(3)).unwrap();
+        let first = open();
+        let turn = first.take(vm, Generation(3)).unwrap();
+        turn.starting(Generation(3)).unwrap();
+        assert!(!turn.has_run().unwrap());
+        turn.runs().unwrap();
         let turns = open();
         let turn = turns.take(vm, Generation(4)).unwrap();
-        assert_eq!(turn.started().unwrap(), Some(Generation(3)));
+        assert_eq!((turn.started().unwrap(), turn.has_run().unwrap()), (Some(Generation(3)), true));
+        turns.stopped(vm).unwrap();
+        assert_eq!((turn.started().unwrap(), turn.has_run().unwrap()), (None, false));
         turn.forget().unwrap();
         assert_eq!(turns.newest(vm).unwrap(), Generation(0));
         assert!(!dir.path().join("vms").join(vm.to_string()).exists());

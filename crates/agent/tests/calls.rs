@@ -5,6 +5,7 @@ mod common;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 
 use common::call::{call, good, refused};
@@ -129,6 +130,7 @@ fn machines_and_their_generations() {
     }
     let other = serde_json::to_string(&start_vm(6)).unwrap();
     refused(&socket, "PUT", &act("run"), Some(&other), 409, "conflict");
+    has_run_and_ended(&socket, &stub);
     for old in ["pause", "resume", "reset"] {
         refused(&socket, "POST", &act(old), Some(&json(json!({"generation": 5}))), 412, "stale");
     }
@@ -150,6 +152,30 @@ fn machines_and_their_generations() {
     assert_eq!(good::<Vec<VmStatus>>(&socket, "GET", route::VMS, NONE), []);
     agent.stop().unwrap();
     assert!(!socket.exists() || UnixStream::connect(&socket).is_err());
+}
+
+/// What has run is not started again by the call that started it, for its disks have moved on; what was stopped is.
+fn has_run_and_ended(socket: &Path, stub: &Stub) {
+    let vm = VmId::new();
+    let act = |act: &str| route::vm_act(vm, act);
+    let wish = |paused: bool| StartVm { paused, ..start_vm(5) };
+    let text = serde_json::to_string(&wish(false)).expect("a wish is JSON");
+    let run = |paused: bool| good::<VmStatus>(socket, "PUT", &act("run"), Some(&wish(paused))).power;
+    let ends = || stub.set(vm, Power::Off);
+    assert_eq!(run(false), Power::Running);
+    ends();
+    for _ in 0..2 {
+        refused(socket, "PUT", &act("run"), Some(&text), 409, "conflict");
+    }
+    // One that stood still all the time is as it was.
+    let stop = StopVm { generation: Generation(5), how: StopHow::Hard };
+    good::<VmStatus>(socket, "POST", &act("stop"), Some(&stop));
+    assert_ne!(run(true), Power::Running);
+    ends();
+    assert_ne!(run(true), Power::Running);
+    good::<VmStatus>(socket, "POST", &act("resume"), Some(&VmCall { generation: Generation(5) }));
+    ends();
+    refused(socket, "PUT", &act("run"), Some(&text), 409, "conflict");
 }
 
 #[test]

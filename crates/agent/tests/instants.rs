@@ -348,6 +348,30 @@ fn a_long_instant_can_be_cancelled_and_excludes_others() {
 }
 
 #[test]
+fn nothing_else_happens_to_an_instant_that_is_compressed() {
+    let dir = tempfile::tempdir().unwrap();
+    let stub = Arc::new(Stub::default());
+    let agent = start_with_pair(dir.path(), &stub);
+    let (vm, id) = (stub.running(), SnapshotId::new());
+    take(&agent, id, &wish(vm, true)).unwrap();
+    let instants = &agent.agent().instants;
+    stub.endless.store(true, Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        let compressing = scope.spawn(|| instants.compress(id));
+        while stub.compresses.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        assert_eq!(kind(instants.delete(id, &pair())), Some(FaultKind::Busy));
+        assert_eq!(kind(instants.compress(id)), Some(FaultKind::Busy));
+        assert!(matches!(instants.memory_state(id), MemoryState::Ready(_)));
+        stub.endless.store(false, Ordering::SeqCst);
+        assert!(compressing.join().unwrap().unwrap().compressed);
+    });
+    instants.delete(id, &pair()).unwrap();
+    assert_nothing(&agent, dir.path(), id, "deleted");
+}
+
+#[test]
 fn images_without_a_report_go_when_the_agent_starts() {
     let dir = tempfile::tempdir().unwrap();
     let stub = Arc::new(Stub::default());
@@ -358,7 +382,10 @@ fn images_without_a_report_go_when_the_agent_starts() {
     let memory = dir.path().join("memory");
     let (orphan, kept) = (SnapshotId::new(), memory.join("notes.txt"));
     std::fs::write(memory.join(format!("{orphan}.kfm")), "whole").unwrap();
-    std::fs::write(memory.join(format!("{orphan}.kfm.partial")), "half").unwrap();
+    for draft in ["kfm.partial", "kfm.17-4.partial"] {
+        std::fs::write(memory.join(format!("{orphan}.{draft}")), "half").unwrap();
+        std::fs::write(memory.join(format!("{id}.{draft}")), "half").unwrap();
+    }
     std::fs::write(&kept, "mine").unwrap();
     let agent = start(dir.path(), &stub);
     assert_eq!(agent.agent().instants.memory_state(orphan), MemoryState::Absent);

@@ -63,7 +63,7 @@ pub(super) async fn compress(State(agent): Agents, Path(snapshot): Path<Snapshot
 }
 
 pub(super) async fn verify(State(agent): Agents, Path(snapshot): Path<SnapshotId>) -> Answer<MemoryState> {
-    run(agent, "verify memory", move |agent| Ok(agent.instants.memory_state(snapshot))).await
+    run(agent, "verify memory", move |agent| Ok(agent.instants.verify(snapshot))).await
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use keyframe_agent_api::{
-    Accelerator, CutMethod, DiskId, DiskSlot, FixedIdentity, GuestIdentity, Machine, MemoryInfo, NicId, Power, StopHow,
-    VmId, VmStatus, VolumeRef,
+    Accelerator, CutMethod, DiskId, DiskSlot, Fault, FixedIdentity, GuestIdentity, Machine, MemoryInfo, NicId, Power,
+    StopHow, VmId, VmStatus, VolumeRef,
 };
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,8 @@ pub struct Start<'a> {
     pub new_identity: bool,
     /// Leave the processors standing still.
     pub paused: bool,
+    /// Called before the guest runs for the first time; it does not run if this fails.
+    pub going: &'a dyn Fn() -> Result<()>,
 }
 
 /// The cut through a machine's disks, made by whoever holds their exports. The hypervisor decides when.
@@ -83,6 +85,18 @@ pub struct Captured {
     /// How long the guest's processors stood still.
     pub paused: Duration,
 }
+
+/// What happened to a machine that nobody asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum News {
+    /// It does something else now.
+    Does(Power),
+    /// Something of it was lost, or had to be given up.
+    Complains(Fault),
+}
+
+/// Whoever wants to be told.
+pub type Tell = dyn Fn(VmId, News) + Send + Sync;
 
 /// A wish of somebody else to end a long call.
 pub trait Cancel: Sync {
@@ -141,7 +155,8 @@ pub trait Hypervisor: Send + Sync {
 
     /// Captures the memory of a running or paused machine into an image at `to`, with the cut through its disks at the
     /// very instant. The guest runs on as before. A failed call leaves no image and nothing held; the cut's own snapshots
-    /// are the caller's to delete. Waits for memory that is still pending. While it works the image is `TO.partial`.
+    /// are the caller's to delete. Waits for memory that is still pending. While it works the image is `TO` with
+    /// something behind it that ends in `partial`.
     fn capture(&self, vm: VmId, to: &Path, cut: &mut dyn Cut, cancel: &dyn Cancel) -> Result<Captured>;
 
     /// What is in an image that [`capture`](Hypervisor::capture) made, from its header: [`NotFound`], [`Corrupt`], or
@@ -152,6 +167,9 @@ pub trait Hypervisor: Send + Sync {
     /// [`Unsupported`]: keyframe_agent_api::FaultKind::Unsupported
     fn image(&self, image: &Path) -> Result<MemoryInfo>;
 
+    /// The same, after every page in it has been read and found to be as it was captured.
+    fn verify(&self, image: &Path) -> Result<MemoryInfo>;
+
     /// Stores an image smaller, in place; it can be resumed as before. What is compressed already is a success.
     fn compress(&self, image: &Path) -> Result<MemoryInfo>;
 
@@ -161,6 +179,6 @@ pub trait Hypervisor: Send + Sync {
     /// Forgets a machine that is off.
     fn remove(&self, vm: VmId) -> Result<()>;
 
-    /// Calls `changed` from a thread of the driver's own after each change that nobody asked for.
-    fn watch(&self, changed: Box<dyn Fn(VmId, Power) + Send + Sync>);
+    /// Calls `tell` from a thread of the driver's own after whatever happened that nobody asked for.
+    fn watch(&self, tell: Box<Tell>);
 }

@@ -13,14 +13,15 @@ mod quiesce;
 mod store;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use keyframe_agent_api::{
-    Bytes, CutMethod, Fault, FaultKind, GuestAnswer, InstantProbe, InstantReport, MemoryState, Micros, Power, Quiesce,
-    SnapshotId, TakeInstant, Timestamp, VolumeRef,
+    Bytes, CutMethod, Fault, FaultKind, GuestAnswer, InstantProbe, InstantReport, MemoryInfo, MemoryState, Micros,
+    Power, Quiesce, SnapshotId, TakeInstant, Timestamp, VolumeRef,
 };
 use parking_lot::Mutex;
 
@@ -29,9 +30,12 @@ use self::store::{Store, Stored};
 use crate::Result;
 use crate::array::Arrays;
 use crate::exports::Exports;
-use crate::fault::fault;
+use crate::fault::{fault, of_io};
 use crate::hypervisor::{Cancel, Hypervisor};
 use crate::life::Life;
+
+/// Guests complain about a disk that does not answer for half a minute, and QEMU itself may wait behind a held write.
+const LONGEST_HOLD: Duration = Duration::from_secs(10);
 
 /// Takes instants, and keeps their reports and memory images.
 pub struct Instants {
@@ -44,10 +48,24 @@ pub struct Instants {
     life: Life,
 }
 
-/// An instant that is being taken.
-#[derive(Default)]
+/// An instant that is being taken, compressed or deleted: one of these at a time.
 struct Taking {
+    /// What is being done to it.
+    work: &'static str,
     cancelled: AtomicBool,
+}
+
+/// Ends the work on an instant, however it ends.
+struct Alone<'a> {
+    instants: &'a Instants,
+    snapshot: SnapshotId,
+    taking: Arc<Taking>,
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        self.instants.taking.lock().remove(&self.snapshot);
+    }
 }
 
 impl Cancel for Taking {
@@ -120,16 +138,26 @@ impl Instants {
             return stored.answer(snapshot, wish);
         }
         let disks = Disks::new(&self.arrays, &wish.volumes, snapshot)?;
-        let taking = Arc::new(Taking::default());
-        if self.taking.lock().insert(snapshot, Arc::clone(&taking)).is_some() {
-            return Err(fault(FaultKind::Busy, format!("instant {snapshot} is being taken")));
-        }
-        let taken = self.take_anew(snapshot, wish, &disks, &taking);
+        let alone = self.alone(snapshot, "taken")?;
+        let taken = self.take_anew(snapshot, wish, &disks, &alone.taking);
         // Whatever a cancelled step made of it.
-        let taken = taken.map_err(|fault| taking.check(snapshot).err().unwrap_or(fault));
-        let taken = taken.map_err(|fault| self.undo(snapshot, &disks, fault));
-        self.taking.lock().remove(&snapshot);
-        taken
+        let taken = taken.map_err(|fault| alone.taking.check(snapshot).err().unwrap_or(fault));
+        taken.map_err(|fault| self.undo(snapshot, &disks, fault))
+    }
+
+    /// Begins a work on an instant, if there is none under way.
+    fn alone(&self, snapshot: SnapshotId, work: &'static str) -> Result<Alone<'_>> {
+        match self.taking.lock().entry(snapshot) {
+            Entry::Occupied(other) => {
+                let why = format!("instant {snapshot} is being {}; cancel that or wait for its end", other.get().work);
+                Err(fault(FaultKind::Busy, why))
+            }
+            Entry::Vacant(free) => {
+                let taking = Arc::new(Taking { work, cancelled: AtomicBool::new(false) });
+                free.insert(Arc::clone(&taking));
+                Ok(Alone { instants: self, snapshot, taking })
+            }
+        }
     }
 
     fn take_anew(
@@ -160,7 +188,7 @@ impl Instants {
     }
 
     fn shoot_running(&self, wish: &TakeInstant, disks: &Disks<'_>) -> Result<Shot> {
-        let deadline = wish.deadline.into();
+        let deadline = hold(wish);
         let frozen = quiesce::freeze(&*self.hypervisor, wish)?;
         let gates = self.exports.gates(&wish.volumes);
         let mut cut = GatedCut::new(disks, gates, deadline);
@@ -190,7 +218,7 @@ impl Instants {
             return Err(fault(FaultKind::Unsupported, why));
         }
         let gates = self.exports.gates(&wish.volumes);
-        let mut cut = GatedCut::new(disks, gates, wish.deadline.into());
+        let mut cut = GatedCut::new(disks, gates, hold(wish));
         let captured = self.hypervisor.capture(wish.vm, &self.image(snapshot), &mut cut, taking);
         let captured = captured.map_err(|fault| cut.blame(fault))?;
         let at = cut.at().ok_or_else(|| {
@@ -215,9 +243,23 @@ impl Instants {
 
     fn remove_image(&self, snapshot: SnapshotId) -> Result<()> {
         self.life.check()?;
-        let image = self.image(snapshot);
-        crate::durable::remove_file(&partial(&image))?;
-        crate::durable::remove_file(&image)
+        for draft in self.drafts(snapshot)? {
+            crate::durable::remove_file(&draft)?;
+        }
+        crate::durable::remove_file(&self.image(snapshot))
+    }
+
+    /// Images of it under way, or left by a process that was killed.
+    fn drafts(&self, snapshot: SnapshotId) -> Result<Vec<PathBuf>> {
+        let failed = |error: &std::io::Error| of_io(format_args!("look through {}", self.memory.display()), error);
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.memory).map_err(|error| failed(&error))? {
+            let path = entry.map_err(|error| failed(&error))?.path();
+            if draft_of(&path) == Some(snapshot) {
+                found.push(path);
+            }
+        }
+        Ok(found)
     }
 
     /// What is there of an instant.
@@ -235,20 +277,28 @@ impl Instants {
     /// What is there of its memory.
     pub fn memory_state(&self, snapshot: SnapshotId) -> MemoryState {
         let image = self.image(snapshot);
-        if self.taking.lock().contains_key(&snapshot)
-            && let Ok(found) = std::fs::metadata(partial(&image))
-        {
-            return MemoryState::Writing { stored: Bytes(found.len()) };
+        // While it is compressed, the whole one is there.
+        if !image.exists() && self.taking.lock().contains_key(&snapshot) {
+            let drafts = self.drafts(snapshot).unwrap_or_default();
+            if let Some(found) = drafts.iter().find_map(|draft| std::fs::metadata(draft).ok()) {
+                return MemoryState::Writing { stored: Bytes(found.len()) };
+            }
         }
-        match self.hypervisor.image(&image) {
-            Ok(info) => MemoryState::Ready(info),
-            Err(fault) if fault.kind == FaultKind::NotFound => MemoryState::Absent,
-            Err(fault) => MemoryState::Damaged { reason: fault.message },
+        state(self.hypervisor.image(&image))
+    }
+
+    /// The same, after every page of it has been read and compared with its checksum.
+    pub fn verify(&self, snapshot: SnapshotId) -> MemoryState {
+        match self.memory_state(snapshot) {
+            MemoryState::Ready(_) => state(self.hypervisor.verify(&self.image(snapshot))),
+            other => other,
         }
     }
 
     /// Stores the memory smaller, and the report with it.
-    pub fn compress(&self, snapshot: SnapshotId) -> Result<keyframe_agent_api::MemoryInfo> {
+    pub fn compress(&self, snapshot: SnapshotId) -> Result<MemoryInfo> {
+        let _alone = self.alone(snapshot, "compressed")?;
+        self.life.check()?;
         let info = self.hypervisor.compress(&self.image(snapshot))?;
         if let Some(mut stored) = self.store.read(snapshot)? {
             stored.report.memory = Some(info.clone());
@@ -259,9 +309,7 @@ impl Instants {
 
     /// Removes an instant's memory and its snapshots of these volumes, whether or not they are there.
     pub fn delete(&self, snapshot: SnapshotId, volumes: &[VolumeRef]) -> Result<()> {
-        if self.taking.lock().contains_key(&snapshot) {
-            return Err(fault(FaultKind::Busy, format!("instant {snapshot} is being taken; cancel it first")));
-        }
+        let _alone = self.alone(snapshot, "deleted")?;
         let disks = Disks::new(&self.arrays, volumes, snapshot)?;
         self.store.remove(snapshot)?;
         self.remove_image(snapshot)?;
@@ -281,11 +329,24 @@ impl Instants {
     }
 }
 
-/// An image under way, as [`Hypervisor::capture`] names it.
-fn partial(image: &Path) -> PathBuf {
-    let mut name = image.as_os_str().to_owned();
-    name.push(".partial");
-    name.into()
+/// Whose image a file is the beginning of: [`Hypervisor::capture`] and [`Hypervisor::compress`] put words between the name of
+/// an image and `.partial`.
+fn draft_of(path: &Path) -> Option<SnapshotId> {
+    let (id, rest) = path.file_name()?.to_str()?.split_once('.')?;
+    (rest.starts_with("kfm.") && rest.ends_with("partial")).then(|| id.parse().ok()).flatten()
+}
+
+fn state(image: Result<MemoryInfo>) -> MemoryState {
+    match image {
+        Ok(info) => MemoryState::Ready(info),
+        Err(fault) if fault.kind == FaultKind::NotFound => MemoryState::Absent,
+        Err(fault) => MemoryState::Damaged { reason: fault.message },
+    }
+}
+
+/// How long writes may wait: as wished, but no guest's disk is to seem dead.
+fn hold(wish: &TakeInstant) -> Duration {
+    Duration::from(wish.deadline).min(LONGEST_HOLD)
 }
 
 fn shoot_at_rest(wish: &TakeInstant, disks: &Disks<'_>, power: &Power) -> Result<Shot> {

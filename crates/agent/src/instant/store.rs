@@ -71,11 +71,10 @@ impl Store {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let rubbish = match name.split_once('.') {
                 Some((id, "kfm")) => match id.parse() {
-                    Ok(id) => !self.folder.file(&file(id)).exists(),
+                    Ok(id) => !self.folder.file(&file(id)).try_exists().map_err(failed)?,
                     Err(_) => false,
                 },
-                Some((id, "kfm.partial")) => id.parse::<SnapshotId>().is_ok(),
-                _ => false,
+                _ => super::draft_of(&path).is_some(),
             };
             if rubbish {
                 remove_file(&path)?;

@@ -4,12 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyframe_agent_api::{
-    DiskId, DiskSlot, FixedIdentity, GuestIdentity, MemoryInfo, NicId, Power, StopHow, VmId, VmStatus,
-};
+use keyframe_agent_api::{DiskId, DiskSlot, FixedIdentity, GuestIdentity, MemoryInfo, NicId, StopHow, VmId, VmStatus};
 
 use crate::Result;
-use crate::hypervisor::{BlockAddress, Cancel, Captured, Cut, Hypervisor, HypervisorInfo, Start};
+use crate::hypervisor::{BlockAddress, Cancel, Captured, Cut, Hypervisor, HypervisorInfo, Start, Tell};
 use crate::life::Life;
 
 /// A hypervisor that asks whether its agent lives, before each call and after it.
@@ -102,6 +100,10 @@ impl Hypervisor for Mortal {
         self.call(|inner| inner.image(image))
     }
 
+    fn verify(&self, image: &Path) -> Result<MemoryInfo> {
+        self.call(|inner| inner.verify(image))
+    }
+
     fn compress(&self, image: &Path) -> Result<MemoryInfo> {
         self.call(|inner| inner.compress(image))
     }
@@ -114,7 +116,7 @@ impl Hypervisor for Mortal {
         self.call(|inner| inner.remove(vm))
     }
 
-    fn watch(&self, changed: Box<dyn Fn(VmId, Power) + Send + Sync>) {
-        self.inner.watch(changed);
+    fn watch(&self, tell: Box<Tell>) {
+        self.inner.watch(tell);
     }
 }

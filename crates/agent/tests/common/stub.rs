@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use keyframe_agent::Result;
-use keyframe_agent::hypervisor::{BlockAddress, Cancel, Captured, Cut, Hypervisor, HypervisorInfo, Start};
+use keyframe_agent::hypervisor::{BlockAddress, Cancel, Captured, Cut, Hypervisor, HypervisorInfo, News, Start, Tell};
 use keyframe_agent_api::{
     Accelerator, Bytes, CutMethod, DiskId, DiskSlot, Fault, FaultKind, FixedIdentity, Generation, GuestIdentity,
     MemoryInfo, NicId, PauseReason, Power, StopHow, VmId, VmStatus,
 };
 
-type Changed = Box<dyn Fn(VmId, Power) + Send + Sync>;
+type Changed = Box<Tell>;
 
 #[derive(Default)]
 pub(crate) struct Stub {
@@ -27,6 +27,7 @@ pub(crate) struct Stub {
     /// A capture waits until it is cancelled.
     pub(crate) endless: AtomicBool,
     pub(crate) captures: AtomicU64,
+    pub(crate) compresses: AtomicU64,
 }
 
 fn fault(kind: FaultKind, text: &str) -> Fault {
@@ -40,7 +41,7 @@ fn planned(plan: &Mutex<Option<FaultKind>>, text: &str) -> Result<()> {
 impl Stub {
     pub(crate) fn set(&self, vm: VmId, power: Power) {
         self.power.lock().unwrap().insert(vm, power.clone());
-        self.watchers.lock().unwrap().iter().for_each(|changed| changed(vm, power.clone()));
+        self.watchers.lock().unwrap().iter().for_each(|tell| tell(vm, News::Does(power.clone())));
     }
 
     pub(crate) fn running(&self) -> VmId {
@@ -66,6 +67,9 @@ impl Hypervisor for Stub {
     }
     fn start(&self, vm: VmId, start: &Start<'_>) -> Result<()> {
         let paused = Power::Paused { reason: PauseReason::Asked };
+        if !start.paused {
+            (start.going)()?;
+        }
         self.set(vm, if start.paused { paused } else { Power::Running });
         Ok(())
     }
@@ -172,7 +176,14 @@ impl Hypervisor for Stub {
             Err(_) => Err(fault(FaultKind::NotFound, "no image")),
         }
     }
+    fn verify(&self, image: &Path) -> Result<MemoryInfo> {
+        self.image(image)
+    }
     fn compress(&self, image: &Path) -> Result<MemoryInfo> {
+        self.compresses.fetch_add(1, Ordering::SeqCst);
+        while self.endless.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
         self.image(image).map(|info| MemoryInfo { compressed: true, ..info })
     }
     fn console(&self, _: VmId) -> Result<PathBuf> {

@@ -201,7 +201,8 @@ pub(crate) trait Bench {
 
     fn start(&self, vm: VmId, machine: &Machine, memory: Option<&Path>, paused: bool) -> keyframe_agent::Result<()> {
         let blocks = |volume: &VolumeRef| self.world().address(volume);
-        self.driver().start(vm, &Start { machine, blocks: &blocks, memory, new_identity: false, paused })
+        self.driver()
+            .start(vm, &Start { machine, blocks: &blocks, memory, new_identity: false, paused, going: &|| Ok(()) })
     }
 }
 

@@ -1,12 +1,13 @@
 //! Real guests: disks and memory of one instant, and what fails in the middle.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use keyframe_agent::hypervisor::Start;
+use keyframe_agent::hypervisor::{News, Start};
 use keyframe_agent_api::{
     CloudInit, DiskSlot, FaultKind, Firmware, GuestIdentity, Machine, NicConnection, Power, StopHow, VmId, VolumeRef,
 };
@@ -52,7 +53,14 @@ fn a_fork_of_a_guest_at_work_finds_disks_and_memory_of_one_instant() -> Result<(
     let fork = VmId::new();
     let copy = Machine { generation_id: uuid::Uuid::new_v4(), ..on_clones(&hardware, "fork") };
     let blocks = |volume: &VolumeRef| world.address(volume);
-    let start = Start { machine: &copy, blocks: &blocks, memory: Some(&image), new_identity: true, paused: false };
+    let start = Start {
+        machine: &copy,
+        blocks: &blocks,
+        memory: Some(&image),
+        new_identity: true,
+        paused: false,
+        going: &|| Ok(()),
+    };
     let began = Instant::now();
     driver.start(fork, &start)?;
     let next = format!("STAMP {}", stamps.a + 30);
@@ -171,20 +179,73 @@ fn say(socket: &std::path::Path, command: &str) -> Result<()> {
 fn a_page_server_that_dies(bench: &QemuBench, vm: VmId, hardware: &Machine) -> Result<()> {
     let image = bench.world().dir.path().join("later.kfm");
     bench.driver().stop(vm, StopHow::Hard)?;
+    // What becomes of the image while the guest still loads from it is nothing to the guest.
+    let other = image.with_extension("kept");
+    std::fs::hard_link(&image, &other)?;
     bench.start(vm, hardware, Some(&image), false)?;
-    let server = page_server(&image)?;
-    if let Some(pid) = server {
+    std::fs::remove_file(&image)?;
+    let mut killed = 0;
+    while let Some(pid) = page_server(bench, vm)?
+        && killed < 3
+    {
         rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+        killed += 1;
+        std::thread::sleep(Duration::from_millis(20));
     }
-    println!("page server killed: {}", server.is_some());
+    println!("page servers killed: {killed}");
     let again = bench.world().dir.path().join("again.kfm");
     bench.driver().capture(vm, &again, &mut bench.world().cut(&["root"]), &After::never())?;
-    running(bench, vm)
+    ensure!(!bench.file(vm, "memory.kfm").exists(), "the image is kept though all memory is in");
+    running(bench, vm)?;
+    a_damaged_page(bench, vm, hardware, &other)
 }
 
-/// The process that serves an image, if it has not ended yet.
-fn page_server(image: &std::path::Path) -> Result<Option<rustix::process::Pid>> {
-    let wanted = format!("memory-server\0{}\0", image.display());
+/// Nobody knows of it until the guest or its page server reaches it; then the guest is lost, and that is said.
+fn a_damaged_page(bench: &QemuBench, vm: VmId, hardware: &Machine, image: &std::path::Path) -> Result<()> {
+    bench.driver().stop(vm, StopHow::Hard)?;
+    let (tell, told) = std::sync::mpsc::channel();
+    bench.driver().watch(Box::new(move |vm, news| drop(tell.send((vm, news)))));
+    damage_last_page(image)?;
+    bench.driver().image(image)?;
+    let verified = bench.driver().verify(image).err().context("a damaged image that is found to be sound")?;
+    ensure!(verified.kind == FaultKind::Corrupt && verified.message.contains("is damaged"), "{verified}");
+    let began = Instant::now();
+    match bench.start(vm, hardware, Some(image), false) {
+        Err(fault) => ensure!(fault.kind == FaultKind::Corrupt, "{fault}"),
+        Ok(()) => loop {
+            let (of, news) = told.recv_timeout(PATIENCE).context("nobody told of it")?;
+            if let News::Complains(fault) = news {
+                ensure!(of == vm && fault.kind == FaultKind::Corrupt, "{of}: {fault}");
+                break;
+            }
+        },
+    }
+    println!("given up after {:?}", began.elapsed());
+    ensure!(bench.driver().status(vm)?.power == Power::Off, "it is not off");
+    ensure!(!bench.file(vm, "memory.kfm").exists(), "its image is kept");
+    bench.start(vm, hardware, None, false)?;
+    bench.wait_up(vm)
+}
+
+/// Changes one bit of the last page that is stored.
+fn damage_last_page(image: &std::path::Path) -> Result<()> {
+    let file = std::fs::File::options().read(true).write(true).open(image)?;
+    let opened = keyframe_memory::Image::open(image)?;
+    // Behind the header the blocks lie one after the other; the holes between are zeros.
+    let mut at = 4096 + opened.blocks().first().context("no memory")?.length;
+    let mut page = [0; 4096];
+    while page.iter().all(|byte| *byte == 0) {
+        at -= 4096;
+        file.read_exact_at(&mut page, at)?;
+    }
+    page[100] ^= 1;
+    file.write_all_at(&page, at)?;
+    Ok(())
+}
+
+/// The process that serves a machine's memory, if it has not ended yet.
+fn page_server(bench: &QemuBench, vm: VmId) -> Result<Option<rustix::process::Pid>> {
+    let wanted = format!("memory-server\0{}\0", bench.file(vm, "memory.kfm").display());
     for entry in std::fs::read_dir("/proc")? {
         let entry = entry?;
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
@@ -211,6 +272,86 @@ fn a_machine_that_dies_while_it_is_captured(bench: &QemuBench, vm: VmId) -> Resu
         ensure!(Instant::now() < until, "it is not off");
         std::thread::sleep(Duration::from_millis(10));
     }
+    Ok(())
+}
+
+#[test]
+fn the_plug_can_be_pulled_and_a_monitor_that_hangs_is_waited_for() -> Result<()> {
+    let mut bench = QemuBench::new()?;
+    let vm = VmId::new();
+    let hardware = bench.machine();
+    bench.start(vm, &hardware, None, false)?;
+    bench.wait_up(vm)?;
+    a_monitor_that_hangs(&mut bench, vm)?;
+    // A guest whose processors stand still hears no button; who waits for it hears of the plug.
+    let pid = pid_of(&bench, vm)?;
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP)?;
+    pulled(&bench, vm, &|| {
+        let how = StopHow::Graceful { deadline: PATIENCE.into(), then_hard: false };
+        bench.driver().stop(vm, how)
+    })?;
+    bench.start(vm, &hardware, None, false)?;
+    bench.wait_up(vm)?;
+    let image = bench.world().dir.path().join("never.kfm");
+    let pid = pid_of(&bench, vm)?;
+    pulled(&bench, vm, &|| {
+        let mut cut = bench.world().cut(&["root"]);
+        cut.on_cut = Some(Box::new(move || {
+            rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("it runs");
+        }));
+        bench.driver().capture(vm, &image, &mut cut, &After::never()).map(drop)
+    })?;
+    ensure!(!image.exists(), "an image of what was stopped");
+    Ok(())
+}
+
+fn pid_of(bench: &QemuBench, vm: VmId) -> Result<rustix::process::Pid> {
+    rustix::process::Pid::from_raw(i32::try_from(bench.pid(vm)?)?).context("no process")
+}
+
+/// Pulls the plug in the middle of a long call.
+fn pulled(bench: &QemuBench, vm: VmId, long: &(dyn Fn() -> keyframe_agent::Result<()> + Sync)) -> Result<()> {
+    std::thread::scope(|scope| {
+        let long = scope.spawn(long);
+        std::thread::sleep(Duration::from_secs(1));
+        ensure!(!long.is_finished(), "it does not take long: {:?}", long.join());
+        let began = Instant::now();
+        bench.driver().stop(vm, StopHow::Hard)?;
+        println!("the plug was pulled within {:?}", began.elapsed());
+        ensure!(began.elapsed() < Duration::from_secs(10), "that took {:?}", began.elapsed());
+        println!("what was under way said {:?}", long.join());
+        ensure!(bench.driver().status(vm)?.power == Power::Off);
+        Ok(())
+    })
+}
+
+fn a_monitor_that_hangs(bench: &mut QemuBench, vm: VmId) -> Result<()> {
+    let pid = pid_of(bench, vm)?;
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP)?;
+    bench.again();
+    let began = Instant::now();
+    ensure!(bench.driver().adopt()? == [vm], "what hangs is not there");
+    ensure!(began.elapsed() < Duration::from_secs(8), "others had to wait for it: {:?}", began.elapsed());
+    let fault = bench.driver().status(vm).err().context("a status of a process that hangs")?;
+    ensure!(fault.kind == FaultKind::Unreachable, "{fault}");
+    kind_of_start(bench, vm)?;
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT)?;
+    let until = Instant::now() + PATIENCE;
+    while !bench.driver().status(vm).is_ok_and(|status| status.power == Power::Running) {
+        ensure!(Instant::now() < until, "it is never taken over");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    println!("taken over after {:?}", began.elapsed());
+    ensure!(bench.driver().status(vm)?.pid == Some(pid.as_raw_nonzero().get().cast_unsigned()));
+    bench.driver().pause(vm)?;
+    bench.driver().resume(vm)?;
+    Ok(())
+}
+
+/// Nobody may start it a second time meanwhile.
+fn kind_of_start(bench: &QemuBench, vm: VmId) -> Result<()> {
+    let fault = bench.start(vm, &bench.machine(), None, false).err().context("two of one machine")?;
+    ensure!(fault.kind == FaultKind::Unreachable, "{fault}");
     Ok(())
 }
 

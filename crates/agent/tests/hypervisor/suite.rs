@@ -4,6 +4,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use keyframe_agent::hypervisor::News;
 use keyframe_agent_api::{
     CutMethod, DiskId, DiskSlot, FaultKind, GuestIdentity, Machine, Micros, NicId, PauseReason, Power, StopHow, VmId,
 };
@@ -147,7 +148,10 @@ fn captures_that_fail(bench: &dyn Bench, vm: VmId) -> Result<()> {
     let driver = bench.driver();
     let image = bench.world().dir.path().join("bad.kfm");
     let nothing_left = || -> Result<()> {
-        ensure!(!image.exists() && !image.with_extension("kfm.partial").exists(), "something is left of the image");
+        for entry in std::fs::read_dir(bench.world().dir.path())? {
+            let name = entry?.file_name();
+            ensure!(!name.to_string_lossy().starts_with("bad.kfm"), "something is left of the image: {name:?}");
+        }
         expect(bench, vm, &Power::Running)
     };
     for questions in [0, 1, 3] {
@@ -190,6 +194,8 @@ fn captures(bench: &dyn Bench, vm: VmId, machine: &Machine, image: &std::path::P
     expect(bench, vm, &Power::Running)?;
     let found = driver.image(image)?;
     ensure!(found.memory == machine.memory && !found.compressed, "{found:?}");
+    ensure!(driver.verify(image)? == found);
+    kind(driver.verify(&image.with_extension("none")), FaultKind::NotFound)?;
     kind(driver.image(&image.with_extension("none")), FaultKind::NotFound)?;
     std::fs::write(image.with_extension("junk"), b"junk")?;
     kind(driver.image(&image.with_extension("junk")), FaultKind::Corrupt)
@@ -217,11 +223,11 @@ fn resumes(bench: &dyn Bench, vm: VmId, machine: &Machine, image: &std::path::Pa
 
 fn a_death_is_told(bench: &dyn Bench, vm: VmId) -> Result<()> {
     let (tell, told) = channel();
-    bench.driver().watch(Box::new(move |vm, power| drop(tell.send((vm, power)))));
+    bench.driver().watch(Box::new(move |vm, news| drop(tell.send((vm, news)))));
     bench.driver().pause(vm)?;
     bench.driver().resume(vm)?;
     bench.kill(vm)?;
     let news = told.recv_timeout(PATIENCE).context("nobody told of its death")?;
-    ensure!(news == (vm, Power::Off), "what was told is {news:?}");
+    ensure!(news == (vm, News::Does(Power::Off)), "what was told is {news:?}");
     expect(bench, vm, &Power::Off)
 }

@@ -4,5 +4,5 @@ mod kinds;
 mod recovery;
 mod refusals;
 mod scenario;
-mod site;
+pub(crate) mod site;
 mod tree;

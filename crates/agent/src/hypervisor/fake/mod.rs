@@ -23,7 +23,7 @@ use keyframe_agent_api::{
 };
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{BlockAddress, Cancel, Captured, Cut, Hypervisor, HypervisorInfo, Start};
+use super::{BlockAddress, Cancel, Captured, Cut, Hypervisor, HypervisorInfo, News, Start, Tell};
 use crate::Result;
 pub use faults::{Faults, When};
 use guest::Disks;
@@ -63,10 +63,8 @@ pub struct Fake {
     options: FakeOptions,
     faults: Faults,
     slots: Mutex<HashMap<VmId, Arc<Slot>>>,
-    changed: Mutex<Option<Arc<Changed>>>,
+    listener: Mutex<Option<Arc<Tell>>>,
 }
-
-type Changed = dyn Fn(VmId, Power) + Send + Sync;
 
 /// One machine, on or off.
 struct Slot {
@@ -92,7 +90,13 @@ impl Slot {
 impl Fake {
     /// A driver on a directory, which it makes. It knows no machine before [`adopt`](Hypervisor::adopt).
     pub fn new(dir: impl Into<PathBuf>, options: FakeOptions) -> Fake {
-        Fake { dir: dir.into(), options, faults: Faults::default(), slots: Mutex::default(), changed: Mutex::default() }
+        Fake {
+            dir: dir.into(),
+            options,
+            faults: Faults::default(),
+            slots: Mutex::default(),
+            listener: Mutex::default(),
+        }
     }
 
     /// What goes wrong.
@@ -144,9 +148,9 @@ impl Fake {
     }
 
     fn tell(&self, vm: VmId, power: Power) {
-        let changed = self.changed.lock().clone();
-        if let Some(changed) = changed {
-            changed(vm, power);
+        let listener = self.listener.lock().clone();
+        if let Some(tell) = listener {
+            tell(vm, News::Does(power));
         }
     }
 
@@ -217,6 +221,9 @@ impl Fake {
         let opened = Disks::open(&machine.wanted(self.options.disks));
         *slot.disks.lock() =
             opened.map_err(|e| slot.fault(FaultKind::Internal, &format!("it cannot open its disks: {e}")))?;
+        if !start.paused {
+            (start.going)()?;
+        }
         machine.write(&self.dir, slot.vm).map_err(|e| slot.fault(FaultKind::Internal, &e.to_string()))?;
         *slot.machine.lock() = Some(machine);
         Ok(())
@@ -285,8 +292,12 @@ impl Hypervisor for Fake {
 
     fn stop(&self, vm: VmId, how: StopHow) -> Result<()> {
         let slot = self.slot(vm);
-        let _turn = slot.turn.lock();
         self.faults.around("stop", None, || {
+            if how == StopHow::Hard {
+                // Whatever is under way ends with the process.
+                self.end(&slot)?;
+            }
+            let _turn = slot.turn.lock();
             let silent = *slot.mood.lock() == Mood::Silent && slot.machine.lock().is_some();
             if silent && matches!(how, StopHow::Graceful { then_hard: false, .. }) {
                 return Err(slot.fault(FaultKind::Deadline, "the guest did not power off in time"));
@@ -417,6 +428,10 @@ impl Hypervisor for Fake {
         self.faults.around("image", None, || image::read(image)?.info(image))
     }
 
+    fn verify(&self, image: &Path) -> Result<MemoryInfo> {
+        self.faults.around("verify", None, || image::read(image)?.info(image))
+    }
+
     fn compress(&self, image: &Path) -> Result<MemoryInfo> {
         self.faults.around("compress", None, || {
             let mut found = image::read(image)?;
@@ -442,8 +457,8 @@ impl Hypervisor for Fake {
         })
     }
 
-    fn watch(&self, changed: Box<dyn Fn(VmId, Power) + Send + Sync>) {
-        *self.changed.lock() = Some(changed.into());
+    fn watch(&self, tell: Box<Tell>) {
+        *self.listener.lock() = Some(tell.into());
     }
 }
 

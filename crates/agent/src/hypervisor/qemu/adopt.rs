@@ -7,22 +7,29 @@
 //! | a guest stopped for a moment | what the record says was wished |
 //! | frozen file systems | thawed |
 //! | memory still coming, its page server gone | another page server |
+//! | a monitor that does not answer | tried again until it does, or the process ends |
 
 use std::fs;
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
-use keyframe_agent_api::{Fault, FaultKind, VmId};
+use keyframe_agent_api::{Fault, FaultKind, Power, VmId};
 use parking_lot::Mutex;
 
 use super::place::Wish;
 use super::process::{self, Process};
 use super::qmp::Qmp;
-use super::{ASKED, Live, Shared, Slot, capture, guest, hub, life, status, watch};
+use super::{ASKED, Driver, Live, Shared, Slot, capture, guest, hub, life, status, watch};
 use crate::Result;
+use crate::hypervisor::News;
 
 /// A monitor that is not busy answers at once.
 const GREET: Duration = Duration::from_secs(10);
+/// Machines that answer are there when the agent begins to serve; it does not wait longer for those that do not.
+const SERVE: Duration = Duration::from_secs(5);
+/// Until the next try with one that did not answer.
+const AGAIN: Duration = Duration::from_secs(3);
 
 pub(super) fn adopt(shared: &Arc<Shared>) -> Result<Vec<VmId>> {
     let trouble = |e: std::io::Error| {
@@ -31,12 +38,13 @@ pub(super) fn adopt(shared: &Arc<Shared>) -> Result<Vec<VmId>> {
     fs::create_dir_all(&shared.config.machines).map_err(trouble)?;
     let mut processes = process::with_option("-pidfile").map_err(trouble)?;
     let mut found = Vec::new();
+    let (tried, first_tries) = channel();
+    let mut waiting = 0;
     for entry in fs::read_dir(&shared.config.machines).map_err(trouble)? {
         let Some(vm) = entry.map_err(trouble)?.file_name().to_str().and_then(|name| name.parse::<VmId>().ok()) else {
             continue;
         };
         let slot = shared.slot(vm);
-        let _turn = slot.turn();
         if slot.running().is_some() {
             found.push(vm);
             continue;
@@ -44,58 +52,160 @@ pub(super) fn adopt(shared: &Arc<Shared>) -> Result<Vec<VmId>> {
         match processes.remove(&slot.place.pid()) {
             Some(process) => {
                 *slot.stray.lock() = Some(process.try_clone().map_err(trouble)?);
-                match take_over(shared, &slot, process) {
-                    Ok(true) => found.push(vm),
-                    Ok(false) => {}
-                    Err(fault) => {
-                        tracing::error!("{fault}");
-                        found.push(vm);
-                    }
-                }
-                if slot.live.lock().is_some() {
-                    *slot.stray.lock() = None;
-                }
+                found.push(vm);
+                waiting += 1;
+                in_background(shared, &slot, process, Some(tried.clone()));
             }
             None => slot.place.sweep(),
+        }
+    }
+    let until = Instant::now() + SERVE;
+    for _ in 0..waiting {
+        match first_tries.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok((vm, worth)) => found.retain(|other| worth || *other != vm),
+            Err(_) => break,
         }
     }
     found.sort();
     Ok(found)
 }
 
-/// Takes one machine over; `false` if it was worth nothing.
-fn take_over(shared: &Arc<Shared>, slot: &Arc<Slot>, process: Process) -> Result<bool> {
-    let record = slot.place.read_record();
-    let record = match record {
-        Ok(record) if record.wish != Wish::Starting => record,
-        record => {
-            if let Err(e) = record {
-                tracing::error!(vm = %slot.vm, "nobody knows any more what it is: {e}");
-            }
-            process.kill();
-            slot.place.sweep();
-            return Ok(false);
+/// Takes over a machine whose monitor was lost.
+pub(super) fn again(shared: &Arc<Shared>, slot: &Arc<Slot>, process: &Process) {
+    match (process.try_clone(), process.try_clone()) {
+        (Ok(stray), Ok(process)) => {
+            *slot.stray.lock() = Some(stray);
+            in_background(shared, slot, process, None);
         }
+        (Err(e), _) | (_, Err(e)) => tracing::error!(vm = %slot.vm, "take it over again: {e}"),
+    }
+}
+
+/// Whose first try is over, and whether the machine was worth anything.
+type Tried = Sender<(VmId, bool)>;
+
+fn in_background(shared: &Arc<Shared>, slot: &Arc<Slot>, process: Process, tried: Option<Tried>) {
+    let taking = Taking { driver: Arc::downgrade(shared), slot: Arc::clone(slot), process, live: None };
+    if let Err(e) = std::thread::Builder::new().name("adopt".into()).spawn(move || taking.run(tried)) {
+        tracing::error!(vm = %slot.vm, "take it over: {e}");
+    }
+}
+
+/// A machine on its way to being ours.
+struct Taking {
+    driver: Driver,
+    slot: Arc<Slot>,
+    process: Process,
+    /// What is left to do with it is no more than to settle it.
+    live: Option<Arc<Live>>,
+}
+
+impl Taking {
+    fn run(mut self, mut tried: Option<Tried>) {
+        while let Some(shared) = self.driver.upgrade().filter(|shared| !shared.is_over()) {
+            let (done, news) = self.try_once(&shared);
+            if let Some(tried) = tried.take() {
+                // Nobody may be waiting any more.
+                tried.send((self.slot.vm, !matches!(done, Ok(false)))).unwrap_or(());
+            }
+            if let Some(power) = news {
+                shared.tell(self.slot.vm, News::Does(power));
+            }
+            match done {
+                Ok(_) => return,
+                Err(fault) => tracing::error!("{fault}"),
+            }
+            drop(shared);
+            self.process.wait(AGAIN);
+        }
+    }
+
+    /// One try, in the machine's turn: whether it was worth anything, and what it does if that is news.
+    fn try_once(&mut self, shared: &Arc<Shared>) -> (Result<bool>, Option<Power>) {
+        let slot = Arc::clone(&self.slot);
+        let _turn = slot.turn();
+        let done = match self.process.has_ended() {
+            true => self.forget(),
+            false => self.take_over(shared),
+        };
+        let now = match done {
+            Ok(true) => status::power(&slot, self.live.as_ref().expect("it was taken over")).ok(),
+            Ok(false) => Some(Power::Off),
+            Err(_) => None,
+        };
+        let mut known = slot.known.lock();
+        let news = now.filter(|now| *now != *known);
+        if let Some(now) = &news {
+            *known = now.clone();
+        }
+        (done, news)
+    }
+
+    /// It has ended, or has to.
+    fn forget(&self) -> Result<bool> {
+        self.process.kill();
+        *self.slot.stray.lock() = None;
+        if self.slot.running().is_none() {
+            self.slot.ended();
+            self.slot.place.sweep();
+        }
+        Ok(false)
+    }
+
+    fn take_over(&mut self, shared: &Arc<Shared>) -> Result<bool> {
+        let slot = &self.slot;
+        if let Some(live) = &self.live {
+            return settle(slot, live).map(|()| true);
+        }
+        let record = match slot.place.read_record() {
+            Ok(record) if record.wish != Wish::Starting => record,
+            record => {
+                if let Err(e) = record {
+                    tracing::error!(vm = %slot.vm, "nobody knows any more what it is: {e}");
+                }
+                return self.forget();
+            }
+        };
+        let qmp = Qmp::connect(&slot.place.qmp(), Instant::now() + GREET).map_err(slot.monitor("adopt"))?;
+        let process = self.process.try_clone().map_err(slot.file("adopt"))?;
+        let live = Arc::new(Live { process, qmp, record: Mutex::new(record) });
+        *slot.live.lock() = Some(Arc::clone(&live));
+        *slot.stray.lock() = None;
+        self.live = Some(Arc::clone(&live));
+        if shared.is_over() {
+            live.qmp.close();
+            return Ok(true);
+        }
+        // First of all, so that its memory comes and its end is seen whatever fails below.
+        watch::follow(shared, slot, &live);
+        let settled = settle(slot, &live);
+        if slot.freezer.lock().is_none() && slot.place.frozen().exists() && guest::thaw_directly(slot) {
+            tracing::warn!(vm = %slot.vm, "an earlier agent had left it frozen; it is thawed");
+        }
+        let machine = live.record.lock().machine.clone();
+        if let Err(fault) = hub::ensure_all(shared, &machine) {
+            tracing::error!("{fault}");
+        }
+        settled.map(|()| true)
+    }
+}
+
+/// Ends what an earlier agent had begun with it.
+fn settle(slot: &Slot, live: &Live) -> Result<()> {
+    if live.qmp.is_closed() {
+        // Its follower has seen that.
+        return Ok(());
+    }
+    let (wish, loading) = {
+        let record = live.record.lock();
+        (record.wish, record.memory.is_some())
     };
-    let qmp = Qmp::connect(&slot.place.qmp(), Instant::now() + GREET).map_err(slot.monitor("adopt"))?;
-    let live = Arc::new(Live { process, qmp, record: Mutex::new(record) });
-    *slot.live.lock() = Some(Arc::clone(&live));
-    let machine = live.record.lock().machine.clone();
-    if live.record.lock().memory.is_none() {
-        capture::call_off(&live).map_err(slot.monitor("call a capture off"))?;
+    if !loading {
+        capture::call_off(live).map_err(slot.monitor("call a capture off"))?;
     }
-    let wish = live.record.lock().wish;
-    if wish == Wish::Running && status::ask(slot, &live)? == ASKED {
-        tracing::info!(vm = %slot.vm, "an earlier agent had stopped it for a moment; it goes on");
-        life::go_on(slot, &live)?;
+    if wish == Wish::Running && status::ask(slot, live)? == ASKED {
+        tracing::info!(vm = %slot.vm, "it had been stopped for a moment; it goes on");
+        life::go_on(slot, live)?;
     }
-    if slot.place.frozen().exists() && guest::thaw_directly(slot) {
-        tracing::warn!(vm = %slot.vm, "an earlier agent had left it frozen; it is thawed");
-    }
-    if let Err(fault) = hub::ensure_all(shared, &machine) {
-        tracing::error!("{fault}");
-    }
-    *slot.known.lock() = status::ask(slot, &live)?;
-    watch::follow(shared, slot, &live);
-    Ok(true)
+    Ok(())
 }

@@ -30,6 +30,9 @@ const SEED_PORT: &str = "seed-port";
 /// How long a disk waits for its server before the guest is stopped.
 const RECONNECT_SECONDS: u32 = 300;
 
+/// What a process that a guest has broken into cannot do: become another, start another, take more of the host.
+pub(super) const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
 /// All that the command line is made of.
 pub(super) struct Plan<'a> {
     pub(super) machine: &'a Machine,
@@ -45,6 +48,8 @@ pub(super) struct Plan<'a> {
     /// How many networks of QEMU's own the memory was captured with. Each has a state, which needs a place also where the
     /// machine's interfaces lead elsewhere now.
     pub(super) user_networks: usize,
+    /// QEMU gives up the system calls that it does not need.
+    pub(super) sandbox: bool,
 }
 
 /// QEMU's arguments. The guest stands still until it is told to go on.
@@ -98,6 +103,9 @@ fn base(line: &mut Line, plan: &Plan<'_>) {
             line.pair("-accel", "tcg,thread=multi").pair("-cpu", "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf-lm")
         }
     };
+    if plan.sandbox {
+        line.pair("-sandbox", SANDBOX);
+    }
     line.flag("-nodefaults").flag("-no-user-config").pair("-display", "none").flag("-S");
     line.pair("-pidfile", &plan.place.pid().display().to_string());
     line.pair("-action", "panic=pause,reboot=reset,shutdown=poweroff").pair("-rtc", "base=utc");
@@ -357,6 +365,7 @@ mod tests {
             networks: Path::new("/short/networks"),
             incoming,
             user_networks: 0,
+            sandbox: incoming,
         };
         let found = arguments(&plan);
         // The order of an object's members is nobody's business.

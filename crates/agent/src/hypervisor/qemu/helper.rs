@@ -15,6 +15,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
+use keyframe_agent_api::FaultKind;
 use keyframe_memory::{Progress, serve};
 
 use super::process::Process;
@@ -28,8 +29,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let words: Vec<OsString> = arguments.into_iter().collect();
     let words: Vec<&OsStr> = words.iter().map(OsString::as_os_str).collect();
     let done = match words[..] {
-        [name, image, socket, pending, how] if name == "memory-server" => {
-            memory_server(image.as_ref(), socket.as_ref(), pending.as_ref(), how == "recover")
+        [name, image, socket, pending, damage, how] if name == "memory-server" => {
+            let place = Reports { pending: pending.as_ref(), damage: damage.as_ref() };
+            memory_server(image.as_ref(), socket.as_ref(), &place, how == "recover")
         }
         [name, socket, deadline, hold] if name == "freezer" => match (millis(deadline), millis(hold)) {
             (Some(deadline), Some(hold)) => guest::freezer::run(socket.as_ref(), deadline, hold),
@@ -72,17 +74,32 @@ pub(super) fn spawn(
     Process::spawn(command, log)
 }
 
-fn memory_server(image: &Path, socket: &Path, pending: &Path, recover: bool) -> Result<(), String> {
+/// Where a page server says how it goes.
+struct Reports<'a> {
+    pending: &'a Path,
+    damage: &'a Path,
+}
+
+fn memory_server(image: &Path, socket: &Path, reports: &Reports<'_>, recover: bool) -> Result<(), String> {
     let mut said: Option<Instant> = None;
     let report = |progress: Progress| {
         if said.is_none_or(|at| at.elapsed() > REPORT) {
             said = Some(Instant::now());
             // Only a figure for people; nothing depends on it.
-            if let Err(e) = fs::write(pending, format!("{} {}\n", progress.done, progress.total)) {
-                eprintln!("write {}: {e}", pending.display());
+            if let Err(e) = fs::write(reports.pending, format!("{} {}\n", progress.done, progress.total)) {
+                eprintln!("write {}: {e}", reports.pending.display());
             }
         }
     };
     let served = if recover { serve::recover(image, socket, report) } else { serve::run(image, socket, report) };
-    served.map(drop).map_err(|e| format!("page server of {}: {}", image.display(), load::chain(&e)))
+    served.map(drop).map_err(|e| {
+        let why = load::chain(&e);
+        // Another server would find the same.
+        if matches!(load::kind(&e), FaultKind::Corrupt | FaultKind::Unsupported)
+            && let Err(e) = fs::write(reports.damage, &why)
+        {
+            eprintln!("write {}: {e}", reports.damage.display());
+        }
+        format!("page server of {}: {why}", image.display())
+    })
 }

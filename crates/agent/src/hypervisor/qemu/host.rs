@@ -1,11 +1,13 @@
 //! What QEMU and this host can do. Asked once.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use keyframe_agent_api::{Accelerator, Fault, FaultKind};
 
-use super::{QemuConfig, kvm};
+use super::{QemuConfig, command, kvm};
 use crate::Result;
 use crate::hypervisor::HypervisorInfo;
 
@@ -14,12 +16,16 @@ pub(super) struct Host {
     machine_types: Vec<String>,
     accelerator: Accelerator,
     uefi: Option<Uefi>,
+    sandbox: bool,
 }
 
 struct Uefi {
     code: PathBuf,
     variables: PathBuf,
 }
+
+/// It takes a tenth of a second.
+const CONFINE: Duration = Duration::from_secs(10);
 
 /// Where distributions put OVMF.
 const FIRMWARE: [(&str, &str); 3] = [
@@ -44,7 +50,11 @@ impl Host {
             let (code, variables) = (PathBuf::from(code), PathBuf::from(variables));
             (code.is_file() && variables.is_file()).then_some(Uefi { code, variables })
         };
-        Ok(Host { version, machine_types, accelerator, uefi: FIRMWARE.iter().find_map(both) })
+        let sandbox = can_be_confined(&config.program);
+        if !sandbox {
+            tracing::warn!("{} cannot confine itself with seccomp; machines run without", config.program.display());
+        }
+        Ok(Host { version, machine_types, accelerator, uefi: FIRMWARE.iter().find_map(both), sandbox })
     }
 
     pub(super) fn info(&self) -> HypervisorInfo {
@@ -69,9 +79,39 @@ impl Host {
         self.uefi.as_ref().map(|uefi| uefi.code.as_path())
     }
 
+    /// Whether QEMU can give up system calls that it does not need.
+    pub(super) fn sandbox(&self) -> bool {
+        self.sandbox
+    }
+
     pub(super) fn knows(&self, machine_type: &str) -> bool {
         self.machine_types.iter().any(|known| known == machine_type)
     }
+}
+
+/// Lets a QEMU without a machine confine itself and end: it was built for it, and the kernel plays along.
+fn can_be_confined(program: &Path) -> bool {
+    let mut command = Command::new(program);
+    command.args(["-sandbox", command::SANDBOX, "-machine", "none", "-nodefaults", "-no-user-config"]);
+    command.args(["-display", "none", "-monitor", "stdio", "-S"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let Ok(mut child) = command.spawn() else { return false };
+    if let Some(mut monitor) = child.stdin.take() {
+        // It may have ended, which says the same.
+        monitor.write_all(b"quit\n").unwrap_or(());
+    }
+    let until = Instant::now() + CONFINE;
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return status.success(),
+            Ok(None) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    if let Err(e) = child.kill().and_then(|()| child.wait()) {
+        tracing::warn!("end a trial of {}: {e}", program.display());
+    }
+    false
 }
 
 fn output(program: &Path, argument: &str) -> Result<String> {

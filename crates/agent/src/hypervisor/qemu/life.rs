@@ -3,11 +3,13 @@
 //! A start that fails at any point ends the process and leaves nothing but the log. The record says `Starting` until all
 //! is in place, and what is wished before QEMU is told, so that a later agent can bring a half-done change to its end.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use keyframe_agent_api::{FaultKind, Power, StopHow, Timestamp};
+use keyframe_agent_api::{Fault, FaultKind, Power, StopHow, Timestamp};
 use parking_lot::Mutex;
 use serde_json::json;
 
@@ -54,33 +56,69 @@ pub(super) fn start(shared: &Arc<Shared>, slot: &Arc<Slot>, start: &Start<'_>) -
         accelerator: host.accelerator().clone(),
         since: Timestamp::now(),
     };
+    slot.unplugged.store(false, Ordering::SeqCst);
+    let gone = Cell::new(false);
+    let mut started = try_start(shared, slot, start, record.clone(), &gone);
+    if let Err(fault) = &started
+        && record.memory.is_some()
+        && is_worth_again(slot, fault, &gone)
+    {
+        tracing::warn!("{fault}; the guest has not run, so it is started once more");
+        started = try_start(shared, slot, start, record, &gone);
+    }
+    *slot.known.lock() = match &started {
+        Ok(()) if start.paused => ASKED,
+        Ok(()) => Power::Running,
+        Err(_) => Power::Off,
+    };
+    started
+}
+
+/// Loading a memory takes processes that can be killed; whether that was it shows a second try.
+fn is_worth_again(slot: &Slot, fault: &Fault, gone: &Cell<bool>) -> bool {
+    let accident = matches!(fault.kind, FaultKind::Internal | FaultKind::Deadline | FaultKind::Conflict);
+    accident && !gone.get() && !slot.unplugged.load(Ordering::SeqCst)
+}
+
+/// Starts it, or leaves nothing. `gone` is set before the guest runs.
+fn try_start(
+    shared: &Arc<Shared>,
+    slot: &Arc<Slot>,
+    start: &Start<'_>,
+    record: Record,
+    gone: &Cell<bool>,
+) -> Result<()> {
     let started = launch(shared, slot, record).and_then(|live| {
         *slot.live.lock() = Some(Arc::clone(&live));
-        bring_up(shared, slot, &live, start).map(|()| live)
+        if slot.unplugged.load(Ordering::SeqCst) {
+            return Err(slot.fault(FaultKind::Conflict, "start", "it is being stopped"));
+        }
+        bring_up(shared, slot, &live, start, gone)
     });
-    match started {
-        Ok(live) => {
-            *slot.known.lock() = if start.paused { ASKED } else { Power::Running };
-            watch::follow(shared, slot, &live);
-            Ok(())
+    started.map_err(|fault| {
+        if let Some(live) = slot.live.lock().clone() {
+            live.process.kill();
         }
-        Err(fault) => {
-            if let Some(live) = slot.live.lock().clone() {
-                live.process.kill();
-            }
-            slot.ended();
-            tap::remove_all(start.machine);
-            *slot.known.lock() = Power::Off;
-            Err(fault)
+        // Says more than what QEMU made of it.
+        let damage = load::damage(&slot.place);
+        slot.ended();
+        slot.place.sweep();
+        tap::remove_all(start.machine);
+        match damage {
+            Some(why) => slot.fault(FaultKind::Corrupt, "load its memory", why),
+            None => fault,
         }
-    }
+    })
 }
 
 /// Starts the process and waits for its monitor.
-fn launch(shared: &Shared, slot: &Slot, record: Record) -> Result<Arc<Live>> {
+fn launch(shared: &Shared, slot: &Slot, mut record: Record) -> Result<Arc<Live>> {
     let place = &slot.place;
     place.create().map_err(slot.file("make its folder"))?;
     place.sweep();
+    place.new_log().map_err(slot.file("put its last log aside"))?;
+    let user_networks = record.memory.as_deref().map_or(Ok(0), load::user_networks)?;
+    record.memory = record.memory.map(|image| load::keep(place, &image));
     if let Some(data) = &record.machine.cloud_init {
         seed::write(&place.seed(), &record.machine, data).map_err(slot.file("make its cloud-init volume"))?;
     }
@@ -95,7 +133,8 @@ fn launch(shared: &Shared, slot: &Slot, record: Record) -> Result<Arc<Live>> {
         uefi_code: shared.host()?.uefi_code(),
         networks: &shared.networks(),
         incoming: record.memory.is_some(),
-        user_networks: record.memory.as_deref().map_or(Ok(0), load::user_networks)?,
+        user_networks,
+        sandbox: shared.host()?.sandbox(),
     };
     let unit = format!("keyframe-vm-{}", slot.vm);
     let mut qemu = process::in_scope(&unit, shared.config.program.as_os_str());
@@ -126,14 +165,20 @@ fn greet(slot: &Slot, process: &Process) -> Result<Arc<Qmp>> {
 }
 
 /// Memory, cables, and go.
-fn bring_up(shared: &Shared, slot: &Slot, live: &Live, start: &Start<'_>) -> Result<()> {
+fn bring_up(
+    shared: &Arc<Shared>,
+    slot: &Arc<Slot>,
+    live: &Arc<Live>,
+    start: &Start<'_>,
+    gone: &Cell<bool>,
+) -> Result<()> {
     let set = slot.monitor("set its monitor up");
     live.qmp
         .execute("migrate-set-capabilities", json!({ "capabilities": [{ "capability": "events", "state": true }] }))
         .map_err(set)?;
-    if let Some(image) = start.memory {
-        load::load(shared, slot, live, image, start)?;
-    }
+    load::load(shared, slot, live, start)?;
+    // From now on another page server can take over from one that dies.
+    watch::follow(shared, slot, live);
     for nic in &start.machine.nics {
         let up = nic.link_up && !start.new_identity;
         let arguments = json!({ "name": command::nic_id(nic.slot), "up": up });
@@ -141,7 +186,12 @@ fn bring_up(shared: &Shared, slot: &Slot, live: &Live, start: &Start<'_>) -> Res
     }
     let wish = if start.paused { Wish::Paused } else { Wish::Running };
     slot.note(live, |record| record.wish = wish)?;
-    if start.paused { Ok(()) } else { go_on(slot, live) }
+    if start.paused {
+        return Ok(());
+    }
+    (start.going)()?;
+    gone.set(true);
+    go_on(slot, live)
 }
 
 /// Lets the processors run; QEMU may need a moment after a capture.
@@ -186,7 +236,22 @@ pub(super) fn reset(slot: &Slot) -> Result<()> {
     live.qmp.execute("system_reset", json!({})).map(drop).map_err(slot.monitor("reset"))
 }
 
+/// Ends the process whatever it or anybody else is doing; who has the turn will find out.
+fn unplug(slot: &Slot) {
+    slot.unplugged.store(true, Ordering::SeqCst);
+    let live = slot.live.lock().clone();
+    if let Some(live) = live {
+        live.process.kill();
+    }
+    if let Some(stray) = &*slot.stray.lock() {
+        stray.kill();
+    }
+}
+
 pub(super) fn stop(slot: &Slot, how: StopHow) -> Result<()> {
+    if how == StopHow::Hard {
+        unplug(slot);
+    }
     let _turn = slot.turn();
     let Some(live) = slot.running() else {
         if how == StopHow::Hard && slot.stray.lock().as_ref().is_some_and(|process| !process.kill()) {

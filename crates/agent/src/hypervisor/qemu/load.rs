@@ -2,13 +2,14 @@
 //!
 //! The guest runs as soon as its devices are loaded; its memory comes when it is touched, from a page server that is a
 //! process of its own, so that neither the end of the agent nor the size of the memory stops the guest. Until all is in,
-//! no new image can be taken. A page server that dies is replaced; the guest waits on the first missing page meanwhile.
+//! no new image can be taken. A page server that dies is replaced (`supply`); the guest waits on the first missing page
+//! meanwhile.
 
 use std::error::Error as _;
 use std::fs;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use keyframe_agent_api::{Accelerator, Bytes, Fault, FaultKind, Machine, MemoryInfo};
@@ -103,6 +104,13 @@ pub(super) fn describe(host: &Host, image: &Path) -> Result<MemoryInfo> {
     })
 }
 
+/// The same, with every page read and checked, a chunk at a time.
+pub(super) fn verify(host: &Host, image: &Path) -> Result<MemoryInfo> {
+    let (opened, _) = open(image)?;
+    opened.verify(|_| {}).map_err(|e| Fault::new(kind(&e), chain(&e)))?;
+    describe(host, image)
+}
+
 pub(super) fn compress(host: &Host, image: &Path) -> Result<MemoryInfo> {
     open(image)?;
     keyframe_memory::compress(image).map_err(|e| Fault::new(kind(&e), chain(&e)))?;
@@ -162,8 +170,31 @@ pub(super) fn user_networks(image: &Path) -> Result<usize> {
     Ok(devices.bytes[..devices.sections].windows(NAME.len()).filter(|window| *window == NAME).count())
 }
 
+/// Gives the machine a name of its own for the image, which stays until all memory is in: deleting or replacing the image
+/// meanwhile is nothing to the guest.
+pub(super) fn keep(place: &Place, image: &Path) -> PathBuf {
+    match fs::hard_link(image, place.image()) {
+        Ok(()) => place.image(),
+        Err(e) => {
+            tracing::warn!("{} must stay while a guest loads from it: {e}", image.display());
+            image.to_owned()
+        }
+    }
+}
+
+/// What a page server has found that makes the image worthless.
+pub(super) fn damage(place: &Place) -> Option<String> {
+    fs::read_to_string(place.damage()).ok()
+}
+
+/// Where QEMU and a page server meet.
+pub(super) fn uri(place: &Place) -> Value {
+    json!({ "uri": format!("unix:{}", place.memory().display()) })
+}
+
 /// Loads the devices; the memory comes later. The guest stands still afterwards.
-pub(super) fn load(shared: &Shared, slot: &Slot, live: &Live, image: &Path, start: &Start<'_>) -> Result<()> {
+pub(super) fn load(shared: &Shared, slot: &Slot, live: &Live, start: &Start<'_>) -> Result<()> {
+    let Some(image) = live.record.lock().memory.clone() else { return Ok(()) };
     let run = |command: &str, arguments: Value| live.qmp.execute(command, arguments);
     let trouble = slot.monitor("load its memory");
     if start.new_identity {
@@ -175,26 +206,26 @@ pub(super) fn load(shared: &Shared, slot: &Slot, live: &Live, image: &Path, star
     }
     remove_file(&slot.place.memory());
     let lazy = json!({ "capabilities": [{ "capability": "postcopy-ram", "state": true }] });
-    let uri = json!({ "uri": format!("unix:{}", slot.place.memory().display()) });
+    let uri = uri(&slot.place);
     match run("migrate-set-capabilities", lazy) {
         Ok(_) => {
             run("migrate-incoming", uri).map_err(&trouble)?;
-            let server = serve(shared, &slot.place, image, "run").map_err(slot.file("start its page server"))?;
+            let server = serve(shared, &slot.place, &image, "run").map_err(slot.file("start its page server"))?;
             wait_until_loaded(slot, live, Some(&server))
         }
         Err(e) if e.is_refusal() => {
             tracing::warn!(vm = %slot.vm, "memory cannot come later on this host, so the guest waits for all of it: {e}");
             run("migrate-incoming", uri).map_err(&trouble)?;
-            replay(slot, image)?;
+            replay(slot, &image)?;
             wait_until_loaded(slot, live, None)?;
-            slot.note(live, |record| record.memory = None)
+            all_is_in(slot, live)
         }
         Err(e) => Err(trouble(e)),
     }
 }
 
-fn serve(shared: &Shared, place: &Place, image: &Path, how: &str) -> std::io::Result<Process> {
-    let paths = [image.as_os_str().into(), place.memory().into(), place.pending().into()];
+pub(super) fn serve(shared: &Shared, place: &Place, image: &Path, how: &str) -> std::io::Result<Process> {
+    let paths = [image.as_os_str().into(), place.memory().into(), place.pending().into(), place.damage().into()];
     helper::spawn(&shared.config, "memory-server", paths.into_iter().chain([how.into()]), &place.log())
 }
 
@@ -265,17 +296,12 @@ pub(super) fn all_in(slot: &Slot, live: &Live) -> Result<bool> {
     }
     let ordinary = json!({ "capabilities": [{ "capability": "postcopy-ram", "state": false }] });
     live.qmp.execute("migrate-set-capabilities", ordinary).map_err(&trouble)?;
-    slot.note(live, |record| record.memory = None)?;
-    remove_file(&slot.place.pending());
-    Ok(true)
+    all_is_in(slot, live).map(|()| true)
 }
 
-/// Replaces a page server that has gone.
-pub(super) fn recover(shared: &Shared, slot: &Slot, live: &Live) -> Result<()> {
-    let Some(image) = live.record.lock().memory.clone() else { return Ok(()) };
-    remove_file(&slot.place.memory());
-    let uri = json!({ "uri": format!("unix:{}", slot.place.memory().display()) });
-    // QEMU's main loop may itself wait for a page.
-    live.qmp.execute_oob("migrate-recover", uri).map_err(slot.monitor("go on loading its memory"))?;
-    serve(shared, &slot.place, &image, "recover").map(drop).map_err(slot.file("start its page server"))
+fn all_is_in(slot: &Slot, live: &Live) -> Result<()> {
+    slot.note(live, |record| record.memory = None)?;
+    remove_file(&slot.place.pending());
+    remove_file(&slot.place.image());
+    Ok(())
 }

@@ -7,6 +7,7 @@
 //!  hotplug   disks and cables of a running guest                    guest     what its agent does for us
 //!  command   a machine as a command line (pure)                     place     its files, and the record of what is wished
 //!  qmp, qga, wire   the two protocols                               helper    processes that outlive the agent
+//!  watch   follows a machine that runs   supply   its memory that is still to come   mend   lets it go on after a hiccup
 //! ```
 //!
 //! A machine's process is in a session of its own. All that an agent needs to take it over lies beside it or is asked of
@@ -24,6 +25,7 @@ mod hub;
 mod kvm;
 mod life;
 mod load;
+mod mend;
 mod net;
 mod place;
 mod process;
@@ -31,6 +33,7 @@ mod qga;
 mod qmp;
 mod seed;
 mod status;
+mod supply;
 mod tap;
 mod validate;
 mod watch;
@@ -39,6 +42,7 @@ mod wire;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -48,7 +52,7 @@ use keyframe_agent_api::{
 };
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{BlockAddress, Cancel, Captured, Cut, Hypervisor, HypervisorInfo, Start};
+use super::{BlockAddress, Cancel, Captured, Cut, Hypervisor, HypervisorInfo, News, Start, Tell};
 use crate::Result;
 use guest::Freezer;
 use host::Host;
@@ -89,13 +93,13 @@ pub struct Qemu {
     shared: Arc<Shared>,
 }
 
-type Changed = dyn Fn(VmId, Power) + Send + Sync;
-
 struct Shared {
     config: QemuConfig,
     host: OnceLock<Host>,
     slots: Mutex<HashMap<VmId, Arc<Slot>>>,
-    changed: Mutex<Option<Arc<Changed>>>,
+    listener: Mutex<Option<Arc<Tell>>>,
+    /// The driver is being dropped: nobody may take anything over any more.
+    over: AtomicBool,
 }
 
 /// One machine that has been heard of.
@@ -114,6 +118,8 @@ struct Slot {
     freezer: Mutex<Option<Freezer>>,
     /// When the last capture ended.
     captured: Mutex<Option<std::time::Instant>>,
+    /// Somebody wants it off at once.
+    unplugged: AtomicBool,
 }
 
 /// A process that ran when it was last looked at.
@@ -126,8 +132,8 @@ struct Live {
 impl Qemu {
     /// A driver for the machines in `config.machines`, of which it knows none before [`adopt`](Hypervisor::adopt).
     pub fn new(config: QemuConfig) -> Qemu {
-        let shared = Shared { config, host: OnceLock::new(), slots: Mutex::default(), changed: Mutex::default() };
-        Qemu { shared: Arc::new(shared) }
+        let (slots, listener, over) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
+        Qemu { shared: Arc::new(Shared { config, host: OnceLock::new(), slots, listener, over }) }
     }
 
     fn slot(&self, vm: VmId) -> Arc<Slot> {
@@ -137,6 +143,7 @@ impl Qemu {
 
 impl Drop for Qemu {
     fn drop(&mut self) {
+        self.shared.over.store(true, Ordering::SeqCst);
         // QEMU talks to one monitor at a time.
         for slot in self.shared.slots.lock().values() {
             if let Some(live) = &*slot.live.lock() {
@@ -159,6 +166,7 @@ impl Shared {
                 covered: Mutex::default(),
                 freezer: Mutex::default(),
                 captured: Mutex::default(),
+                unplugged: AtomicBool::new(false),
             })
         };
         Arc::clone(self.slots.lock().entry(vm).or_insert_with(make))
@@ -171,6 +179,17 @@ impl Shared {
         }
         let host = Host::ask(&self.config)?;
         Ok(self.host.get_or_init(|| host))
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
+    }
+
+    fn tell(&self, vm: VmId, news: News) {
+        let listener = self.listener.lock().clone();
+        if let Some(tell) = listener {
+            tell(vm, news);
+        }
     }
 
     fn networks(&self) -> PathBuf {
@@ -193,7 +212,7 @@ impl Slot {
     /// An error if there is a process that nobody can talk to.
     fn check_stray(&self) -> Result<()> {
         if self.stray.lock().as_ref().is_some_and(|process| !process.has_ended()) {
-            let why = "its monitor does not answer; adopt it again, or stop it hard";
+            let why = "its monitor does not answer, which is tried again and again; wait, or stop it hard";
             return Err(self.fault(FaultKind::Unreachable, "talk to QEMU", why));
         }
         Ok(())
@@ -320,6 +339,10 @@ impl Hypervisor for Qemu {
         load::describe(self.shared.host()?, image)
     }
 
+    fn verify(&self, image: &Path) -> Result<MemoryInfo> {
+        load::verify(self.shared.host()?, image)
+    }
+
     fn compress(&self, image: &Path) -> Result<MemoryInfo> {
         load::compress(self.shared.host()?, image)
     }
@@ -333,8 +356,8 @@ impl Hypervisor for Qemu {
         life::remove(&self.shared, &self.slot(vm))
     }
 
-    fn watch(&self, changed: Box<dyn Fn(VmId, Power) + Send + Sync>) {
-        *self.shared.changed.lock() = Some(changed.into());
+    fn watch(&self, tell: Box<Tell>) {
+        *self.shared.listener.lock() = Some(tell.into());
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use keyframe_agent_api::{Accelerator, DiskId, Machine, Timestamp, VmId};
@@ -53,6 +53,17 @@ impl Place {
         for path in [self.qmp(), self.agent(), self.console(), self.vnc(), self.memory(), self.pid(), self.pending()] {
             remove_file(&path);
         }
+        for path in [self.image(), self.damage()] {
+            remove_file(&path);
+        }
+    }
+
+    /// Puts the log of the last process aside, so that what is in the log is of the next one.
+    pub(super) fn new_log(&self) -> io::Result<()> {
+        match fs::rename(self.log(), self.dir.join("qemu.log.old")) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn qmp(&self) -> PathBuf {
@@ -87,6 +98,14 @@ impl Place {
     pub(super) fn pending(&self) -> PathBuf {
         self.dir.join("memory.pending")
     }
+    /// Why no page server can do it, if that is so.
+    pub(super) fn damage(&self) -> PathBuf {
+        self.dir.join("memory.damage")
+    }
+    /// The image that its memory comes from, whatever becomes of that under its own name.
+    pub(super) fn image(&self) -> PathBuf {
+        self.dir.join("memory.kfm")
+    }
     /// There while file systems may be frozen.
     pub(super) fn frozen(&self) -> PathBuf {
         self.dir.join("frozen")
@@ -116,6 +135,27 @@ pub(super) fn remove_file(path: &Path) {
     }
 }
 
+/// How long a log may grow, and what is kept of it then.
+const LONGEST_LOG: u64 = 16 << 20;
+const KEPT_OF_LOG: u64 = 4 << 20;
+
+/// Keeps the end of a log that has grown too long. Whoever writes it appends, and loses at most what it writes just then.
+pub(super) fn shorten(log: &Path) -> io::Result<()> {
+    let mut file = match fs::File::options().read(true).append(true).open(log) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    let length = file.metadata()?.len();
+    if length <= LONGEST_LOG {
+        return Ok(());
+    }
+    let mut kept = Vec::new();
+    file.seek(SeekFrom::Start(length - KEPT_OF_LOG))?;
+    (&file).take(KEPT_OF_LOG * 2).read_to_end(&mut kept)?;
+    file.set_len(0)?;
+    file.write_all(&kept)
+}
+
 /// What a machine is and should be doing.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Record {
@@ -138,4 +178,27 @@ pub(super) enum Wish {
     Running,
     /// The guest stands still.
     Paused,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_log_that_is_too_long_the_end_is_kept() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let log = dir.path().join("log");
+        shorten(&log).expect("none is short enough");
+        let mut writer = fs::File::options().create(true).append(true).open(&log).expect("a log");
+        writer.write_all(b"first words").expect("there is room");
+        shorten(&log).expect("it is short enough");
+        assert_eq!(fs::read(&log).expect("it is there"), b"first words");
+        let much = vec![b'x'; LONGEST_LOG as usize];
+        writer.write_all(&much).and_then(|()| writer.write_all(b"last words")).expect("there is room");
+        shorten(&log).expect("it can be shortened");
+        writer.write_all(b", and more").expect("there is room");
+        let text = fs::read(&log).expect("it is there");
+        assert_eq!(text.len() as u64, KEPT_OF_LOG + 10);
+        assert!(text.ends_with(b"xlast words, and more") && text.starts_with(b"x"));
+    }
 }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
@@ -130,12 +130,24 @@ fn option_of(pid: u32, option: &str) -> Option<OsString> {
     words.next().map(|word| OsString::from_vec(word.to_vec()))
 }
 
+/// Enough for four lines.
+const LAST_WORDS: u64 = 2000;
+
 /// The last lines of a log, for messages.
 pub(super) fn last_words(log: &Path) -> String {
-    let text = fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text[text.len().saturating_sub(2000)..]).into_owned();
+    let text = tail(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     if lines.is_empty() { "it left no message".into() } else { lines[lines.len().saturating_sub(4)..].join(" | ") }
+}
+
+fn tail(log: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(log)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LAST_WORDS)))?;
+    let mut text = Vec::new();
+    file.take(LAST_WORDS).read_to_end(&mut text)?;
+    Ok(text)
 }
 
 /// A command in a scope of its own where systemd runs, so that stopping the agent's unit does not stop the machine.

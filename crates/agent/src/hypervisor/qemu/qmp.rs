@@ -152,6 +152,9 @@ impl Qmp {
         };
         if let Err(e) = sent {
             self.state.lock().awaited.remove(&id);
+            // Half a line may be on its way, to which the next one would be glued.
+            self.state.lock().closed.get_or_insert_with(|| e.to_string());
+            self.close();
             return Err(QmpError::Closed { command: command.into(), why: e.to_string() });
         }
         let mut state = self.state.lock();
@@ -227,6 +230,9 @@ impl Qmp {
                 Err(e) => drop(self.state.lock().closed.get_or_insert(e.to_string())),
             }
         }
+        // QEMU takes the next one only when this one is gone.
+        self.close();
+        self.bells.lock().retain(|bell| bell.upgrade().map(|bell| bell.ring()).is_some());
     }
 
     /// The place behind the last event taken in.

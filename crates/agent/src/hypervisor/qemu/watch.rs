@@ -1,4 +1,4 @@
-//! Follows one running machine: says what happened that nobody asked for, and keeps its memory coming.
+//! Follows one running machine: says what happened that nobody asked for, keeps its memory coming and its logs short.
 //!
 //! Whatever changes a machine on purpose has its turn; the follower waits for its own, looks at what is then, and says so
 //! if that is not what it should be. So it never mistakes a wish for an accident.
@@ -6,23 +6,29 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use keyframe_agent_api::Power;
+use keyframe_agent_api::{Fault, Power};
 
 use super::bell::Bell;
-use super::{Driver, Live, Shared, Slot, load, status};
+use super::mend::Mend;
+use super::supply::Supply;
+use super::{Driver, Live, Shared, Slot, adopt, place, status};
+use crate::hypervisor::News;
 
 /// QEMU closes its monitor a moment before it is gone.
-const LAST_MOMENT: Duration = Duration::from_secs(10);
+const LAST_MOMENT: Duration = Duration::from_secs(5);
 /// How long to wait for the turn, and until the next try.
 const TURN: Duration = Duration::from_millis(20);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-const IDLE: Duration = Duration::from_secs(3600);
-/// Between two tries to replace a page server.
-const PAGE_SERVER_AGAIN: Duration = Duration::from_secs(1);
+/// Between two looks at memory that is still to come.
+const SUPPLY: Duration = Duration::from_millis(250);
+/// A monitor that says nothing is asked again.
+const SILENT: Duration = Duration::from_secs(5);
+/// Between two looks at the logs.
+const IDLE: Duration = Duration::from_secs(10);
 
 pub(super) fn follow(shared: &Arc<Shared>, slot: &Arc<Slot>, live: &Arc<Live>) {
     let (driver, slot, live) = (Arc::downgrade(shared), Arc::clone(slot), Arc::clone(live));
-    let run = move || Follower { driver, slot, live }.run();
+    let run = move || Follower { driver, slot, live, mend: Mend::default(), supply: Supply::new() }.run();
     if let Err(e) = std::thread::Builder::new().name("follower".into()).spawn(run) {
         tracing::error!("follow a machine: {e}");
     }
@@ -32,84 +38,116 @@ struct Follower {
     driver: Driver,
     slot: Arc<Slot>,
     live: Arc<Live>,
+    mend: Mend,
+    supply: Supply,
 }
 
 impl Follower {
-    fn run(&self) {
+    fn run(mut self) {
         let bell = Arc::new(Bell::default());
         self.live.qmp.ring(&bell);
         let mut mark = self.live.qmp.mark();
         // What happened before there was a bell.
         let mut unseen = true;
-        self.load();
+        if self.is_loading() {
+            self.supply.ask(&self.live);
+        }
         while !self.live.qmp.is_closed() {
-            unseen = unseen && !self.look();
             // Memory must keep coming also while somebody else has the turn.
-            bell.wait(Instant::now() + if unseen { LOOK_AGAIN } else { IDLE });
+            if let Err(fault) = self.see_to_memory() {
+                return self.give_up(fault);
+            }
+            unseen = unseen || self.mend.next().is_some_and(|next| next <= Instant::now());
+            unseen = unseen && !self.look();
+            bell.wait(self.until(unseen));
             for event in self.live.qmp.events(&mut mark) {
                 match event.name.as_str() {
                     "STOP" | "RESUME" | "BLOCK_IO_ERROR" | "GUEST_PANICKED" | "WATCHDOG" => unseen = true,
-                    "MIGRATION" => self.load(),
+                    "MIGRATION" => self.supply.hear(event.text("status")),
                     _ => {}
                 }
             }
+            self.shorten_logs();
         }
-        // Closed from this side, it says nothing about the machine.
         if self.live.process.wait(LAST_MOMENT) {
             while !self.look() {}
+        } else if let Some(shared) = self.driver.upgrade()
+            && self.is_mine()
+        {
+            tracing::error!(vm = %self.slot.vm, "its monitor has closed, and it has not ended");
+            adopt::again(&shared, &self.slot, &self.live.process);
         }
     }
 
+    fn until(&self, unseen: bool) -> Instant {
+        let now = Instant::now();
+        let look = unseen.then(|| now + LOOK_AGAIN);
+        let supply = self.is_loading().then(|| now + SUPPLY);
+        [look, supply, self.mend.next()].into_iter().flatten().fold(now + IDLE, Instant::min)
+    }
+
+    /// A machine started anew, or taken over again, has a follower of its own.
+    fn is_mine(&self) -> bool {
+        self.slot.live.lock().as_ref().is_some_and(|live| Arc::ptr_eq(live, &self.live))
+    }
+
+    fn is_loading(&self) -> bool {
+        self.live.record.lock().memory.is_some()
+    }
+
     /// Says what the machine does if that is news; `false` if somebody else has the turn.
-    fn look(&self) -> bool {
+    fn look(&mut self) -> bool {
         let Some(shared) = self.driver.upgrade() else { return true };
+        let (slot, live) = (Arc::clone(&self.slot), Arc::clone(&self.live));
         let news = {
-            let Some(_turn) = self.slot.turn.try_lock_for(TURN) else { return false };
-            // A machine started anew has a follower of its own.
-            let mine = self.slot.live.lock().as_ref().is_some_and(|live| Arc::ptr_eq(live, &self.live));
-            if !mine {
+            let Some(_turn) = slot.turn.try_lock_for(TURN) else { return false };
+            if !self.is_mine() {
                 return true;
             }
-            let now = if self.live.process.has_ended() {
-                self.slot.ended();
+            let now = if live.process.has_ended() {
+                slot.ended();
                 Power::Off
             } else {
-                match status::power(&self.slot, &self.live) {
-                    Ok(power) => power,
-                    // Its end will be seen.
-                    Err(_) => return true,
+                match status::power(&slot, &live) {
+                    Ok(power) => self.mend.settle(&slot, &live, power),
+                    Err(_) => {
+                        self.mend.later(SILENT);
+                        return true;
+                    }
                 }
             };
-            let mut known = self.slot.known.lock();
+            let mut known = slot.known.lock();
             let news = *known != now;
             *known = now.clone();
             news.then_some(now)
         };
-        let changed = shared.changed.lock().clone();
-        if let (Some(power), Some(changed)) = (news, changed) {
-            changed(self.slot.vm, power);
+        if let Some(power) = news {
+            shared.tell(slot.vm, News::Does(power));
         }
         true
     }
 
-    /// Sees to the memory that is still to come.
-    fn load(&self) {
-        if self.live.record.lock().memory.is_none() {
-            return;
-        }
-        let progress = self.live.qmp.execute("query-migrate", serde_json::json!({}));
-        let done = match progress.as_ref().ok().and_then(|progress| progress["status"].as_str()) {
-            Some("completed") => load::all_in(&self.slot, &self.live).map(drop),
-            Some("postcopy-paused") => {
-                let Some(shared) = self.driver.upgrade() else { return };
-                tracing::warn!(vm = %self.slot.vm, "its page server has gone; starting another");
-                std::thread::sleep(PAGE_SERVER_AGAIN);
-                load::recover(&shared, &self.slot, &self.live)
-            }
+    fn see_to_memory(&mut self) -> std::result::Result<(), Fault> {
+        match self.driver.upgrade() {
+            Some(shared) if self.is_loading() => self.supply.see_to(&shared, &self.slot, &self.live),
             _ => Ok(()),
-        };
-        if let Err(fault) = done {
-            tracing::error!(vm = %self.slot.vm, "its memory: {fault}");
+        }
+    }
+
+    /// Ends a guest that would wait for its memory for ever.
+    fn give_up(&mut self, fault: Fault) {
+        self.live.process.kill();
+        while !self.look() {}
+        if let Some(shared) = self.driver.upgrade() {
+            shared.tell(self.slot.vm, News::Complains(fault));
+        }
+    }
+
+    fn shorten_logs(&self) {
+        for log in [self.slot.place.log(), self.slot.place.console_log()] {
+            if let Err(e) = place::shorten(&log) {
+                tracing::warn!("shorten {}: {e}", log.display());
+            }
         }
     }
 }

@@ -30,7 +30,7 @@ impl Step for Start {
     }
 
     async fn run(&self, _: &Context) -> Result<Value> {
-        Output::Power(self.agent.start(self.vm, &self.wish).await?.power).value()
+        Output::Power(start(&self.agent, self.vm, &self.wish).await?).value()
     }
 
     async fn undo(&self, _: &Context) -> Result<()> {
@@ -40,6 +40,19 @@ impl Step for Start {
 
     fn deadline(&self) -> Duration {
         START
+    }
+}
+
+/// Starts a machine once; says what it does then.
+async fn start(agent: &Agent, vm: VmId, wish: &StartVm) -> Result<Power> {
+    match agent.start(vm, wish).await {
+        Ok(status) => Ok(status.power),
+        Err(e) if e.kind == ErrorKind::State => match agent.vm(vm).await?.power {
+            // It was started by this very wish, and has ended by itself while nobody heard of it.
+            Power::Off => Ok(Power::Off),
+            _ => Err(e),
+        },
+        Err(e) => Err(e),
     }
 }
 
@@ -97,7 +110,7 @@ impl Step for Stop {
             Err(e) => return Err(e),
         };
         if off {
-            self.agent.start(self.vm, back).await?;
+            start(&self.agent, self.vm, back).await?;
         }
         Ok(())
     }
@@ -178,5 +191,37 @@ impl Step for Reset {
 
     fn commits(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keyframe_model::agent::{Generation, PauseReason, Power, StartFrom, StartVm};
+
+    use super::start;
+    use crate::ErrorKind;
+    use crate::tests::site::{Site, make, wish};
+
+    /// The host's answer was lost, and the guest has run and ended before it was asked again.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_has_run_and_ended_is_not_started_again() {
+        let site = Site::new(false).await;
+        let manager = site.manager().await;
+        let vm = make(&manager, wish(&site, "web", &[1], false)).await.vm;
+        let machine = vm.hardware.machine(vm.id, &vm.name);
+        let wish = StartVm { generation: Generation(50), machine, from: StartFrom::Cold, paused: false };
+        let agent = site.client();
+        assert_eq!(start(&agent, vm.id, &wish).await.unwrap(), Power::Running);
+        site.fake.step(vm.id, 3).unwrap();
+        site.fake.kill(vm.id).unwrap();
+        assert_eq!(start(&agent, vm.id, &wish).await.unwrap(), Power::Off);
+        assert!(site.fake.machine(vm.id).is_none(), "it was started a second time");
+        // One that somebody else has started is another matter.
+        let other = StartVm { generation: Generation(51), paused: true, ..wish };
+        let paused = Power::Paused { reason: PauseReason::Asked };
+        assert_eq!(start(&agent, vm.id, &other).await.unwrap(), paused);
+        let third = StartVm { generation: Generation(52), ..other };
+        assert_eq!(start(&agent, vm.id, &third).await.unwrap_err().kind, ErrorKind::State);
+        manager.stop().await;
     }
 }
