@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use keyframe_agent_api::{Bytes, FaultKind};
 use keyframe_engine::Pool;
@@ -23,6 +24,9 @@ use crate::hypervisor::qemu::{Qemu, QemuConfig};
 use crate::life::Life;
 use crate::paths::Paths;
 use crate::pid_file;
+
+/// What calls that are under way get when everything else has ended.
+const LAST_CALLS: Duration = Duration::from_secs(3);
 
 /// What an agent process is started with.
 #[derive(Clone, Debug)]
@@ -58,7 +62,7 @@ pub struct HeldPool {
 /// until the pools are closed.
 pub fn run<G>(options: &RunOptions, beside: impl FnOnce(&[HeldPool]) -> Result<G>) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| of_io("start the runtime", &error))?;
-    runtime.block_on(async {
+    let done = runtime.block_on(async {
         let stop = CancellationToken::new();
         let signals = signals(stop.clone())?;
         let ready = |pools: &[HeldPool]| {
@@ -69,7 +73,10 @@ pub fn run<G>(options: &RunOptions, beside: impl FnOnce(&[HeldPool]) -> Result<G
         let result = run_until(options, stop, ready).await;
         signals.abort();
         result
-    })
+    });
+    // Calls that still wait, for a guest that is to power off, say: machines have no disks until the next agent serves them.
+    runtime.shutdown_timeout(LAST_CALLS);
+    done
 }
 
 fn signals(stop: CancellationToken) -> Result<tokio::task::JoinHandle<()>> {

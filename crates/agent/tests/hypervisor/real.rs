@@ -98,6 +98,8 @@ fn what_fails_in_the_middle_leaves_a_guest_that_runs() -> Result<()> {
     let hardware = bench.machine();
     bench.start(vm, &hardware, None, false)?;
     bench.wait_up(vm)?;
+    let about = std::fs::read_to_string(format!("/proc/{}/status", bench.pid(vm)?))?;
+    ensure!(about.contains("Seccomp:\t2"), "QEMU is not confined: {about}");
     a_full_file_system(&bench, vm)?;
     an_agent_that_hangs(&bench, vm)?;
     a_pause_of_an_agent_that_died(&mut bench, vm)?;
@@ -184,14 +186,8 @@ fn a_page_server_that_dies(bench: &QemuBench, vm: VmId, hardware: &Machine) -> R
     std::fs::hard_link(&image, &other)?;
     bench.start(vm, hardware, Some(&image), false)?;
     std::fs::remove_file(&image)?;
-    let mut killed = 0;
-    while let Some(pid) = page_server(bench, vm)?
-        && killed < 3
-    {
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
-        killed += 1;
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let kept = bench.file(vm, "memory.kfm");
+    let killed = kill_page_servers(bench, vm, 3, &|| !kept.exists())?;
     println!("page servers killed: {killed}");
     let again = bench.world().dir.path().join("again.kfm");
     bench.driver().capture(vm, &again, &mut bench.world().cut(&["root"]), &After::never())?;
@@ -200,9 +196,48 @@ fn a_page_server_that_dies(bench: &QemuBench, vm: VmId, hardware: &Machine) -> R
     a_damaged_page(bench, vm, hardware, &other)
 }
 
+/// Kills page servers as they appear, until so many or until it is over; how many.
+fn kill_page_servers(bench: &QemuBench, vm: VmId, most: u32, over: &dyn Fn() -> bool) -> Result<u32> {
+    let mut killed = 0;
+    while killed < most && !over() {
+        if let Some(pid) = page_server(bench, vm)? {
+            // It may have ended by itself since.
+            killed += u32::from(rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok());
+        }
+    }
+    Ok(killed)
+}
+
+/// A page server that dies before the guest has run costs a second start, which nobody notices.
+fn a_page_server_that_dies_at_once(
+    bench: &QemuBench,
+    vm: VmId,
+    hardware: &Machine,
+    image: &std::path::Path,
+) -> Result<()> {
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let is_over = || over.load(std::sync::atomic::Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        let killer = scope.spawn(|| kill_page_servers(bench, vm, 1, &is_over));
+        let started = bench.start(vm, hardware, Some(image), false);
+        over.store(true, std::sync::atomic::Ordering::SeqCst);
+        let killed = killer.join().ok().context("a panic")??;
+        println!("page servers killed during the start: {killed}");
+        started?;
+        Ok::<(), anyhow::Error>(())
+    })?;
+    running(bench, vm)?;
+    let again = image.with_extension("again");
+    bench.driver().capture(vm, &again, &mut bench.world().cut(&["root"]), &After::never())?;
+    running(bench, vm)?;
+    bench.driver().stop(vm, StopHow::Hard)?;
+    Ok(())
+}
+
 /// Nobody knows of it until the guest or its page server reaches it; then the guest is lost, and that is said.
 fn a_damaged_page(bench: &QemuBench, vm: VmId, hardware: &Machine, image: &std::path::Path) -> Result<()> {
     bench.driver().stop(vm, StopHow::Hard)?;
+    a_page_server_that_dies_at_once(bench, vm, hardware, image)?;
     let (tell, told) = std::sync::mpsc::channel();
     bench.driver().watch(Box::new(move |vm, news| drop(tell.send((vm, news)))));
     damage_last_page(image)?;

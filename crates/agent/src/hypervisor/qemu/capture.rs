@@ -54,7 +54,8 @@ pub(super) fn capture(
     let before = status::power(slot, &live)?;
     let running = before == Power::Running;
     *slot.covered.lock() = Some(before);
-    let mut work = Work { slot, live: &live, to, cut, cancel, running, cut_made: false, mark: live.qmp.mark() };
+    let mut work =
+        Work { slot, live: &live, to, cut, cancel, running, cut_made: false, sent: false, mark: live.qmp.mark() };
     let description = Description::of(shared.host()?, &live);
     let done = work.run_patiently(&description);
     work.cut.abandon();
@@ -81,6 +82,8 @@ struct Work<'a> {
     running: bool,
     /// The cut has been asked for, which can be done once only.
     cut_made: bool,
+    /// QEMU has said that all is sent.
+    sent: bool,
     /// Behind the last event that has been looked at.
     mark: Mark,
 }
@@ -200,6 +203,7 @@ impl Work<'_> {
 
     fn migrate(&mut self) -> Result<()> {
         self.mark = self.live.qmp.mark();
+        self.sent = false;
         let uri = format!("unix:{}", self.slot.place.memory().display());
         let asked = self.patiently("migrate", &json!({ "uri": uri }));
         asked.map(drop).map_err(|e| match self.cancel.cancelled() {
@@ -221,24 +225,30 @@ impl Work<'_> {
         let (mut active, mut stopped) = (false, None);
         loop {
             ready.bell.wait(Instant::now() + LOOK);
+            // Looked at before the events: a small guest may have been stored a moment after its instant.
+            let ended = ready.has_ended();
             self.cut.mark();
             self.live.qmp.drain();
+            let mut captured = None;
             for event in self.live.qmp.events(&mut self.mark) {
                 match event.name.as_str() {
                     "STOP" if active => stopped = Some(event.at),
-                    "RESUME" if stopped.is_some() => {
+                    "RESUME" if stopped.is_some() && captured.is_none() => {
                         self.make_cut()?;
                         let paused = span(stopped, event.at);
-                        return Ok(Captured { method: CutMethod::AtResume, paused });
+                        captured = Some(Captured { method: CutMethod::AtResume, paused });
                     }
                     "MIGRATION" => {
-                        refuse_failed(self.slot, event.text("status"))?;
+                        self.hear(event.text("status"))?;
                         active |= event.text("status") == "active";
                     }
                     _ => {}
                 }
             }
-            self.go_on_or_give_up(ready)?;
+            if let Some(captured) = captured {
+                return Ok(captured);
+            }
+            self.go_on_or_give_up(ended)?;
             self.cut.pass()?;
         }
     }
@@ -249,8 +259,9 @@ impl Work<'_> {
         self.make_cut()?;
         self.migrate()?;
         loop {
+            let ended = ready.has_ended();
             self.check_events()?;
-            self.go_on_or_give_up(ready)?;
+            self.go_on_or_give_up(ended)?;
             let progress = self.live.qmp.execute("query-migrate", json!({})).map_err(self.slot.monitor("capture"))?;
             let pages = |key: &str| progress["ram"][key].as_u64().unwrap_or(0);
             // `active` comes before the memory is protected; the first page comes after.
@@ -281,10 +292,9 @@ impl Work<'_> {
 
     /// Waits until QEMU has said that all is sent, and the reader has stored it.
     fn wait_until_stored(&mut self, ready: &Ready) -> Result<()> {
-        let mut sent = false;
         loop {
-            sent = sent || self.check_events()?;
-            if sent && ready.stored.load(Ordering::Acquire) {
+            self.check_events()?;
+            if self.sent && ready.has_ended() {
                 return Ok(());
             }
             if self.cancel.cancelled() {
@@ -297,27 +307,31 @@ impl Work<'_> {
         }
     }
 
-    /// Looks at what has happened; says whether all is sent.
-    fn check_events(&mut self) -> Result<bool> {
+    /// Looks at what has happened.
+    fn check_events(&mut self) -> Result<()> {
         self.live.qmp.drain();
-        let mut sent = false;
         for event in self.live.qmp.events(&mut self.mark) {
             if event.name == "MIGRATION" {
-                refuse_failed(self.slot, event.text("status"))?;
-                sent |= event.text("status") == "completed";
+                self.hear(event.text("status"))?;
             }
         }
-        Ok(sent)
+        Ok(())
     }
 
-    fn go_on_or_give_up(&self, ready: &Ready) -> Result<()> {
+    /// Takes in what QEMU says of its migration.
+    fn hear(&mut self, status: &str) -> Result<()> {
+        self.sent |= status == "completed";
+        refuse_failed(self.slot, status)
+    }
+
+    fn go_on_or_give_up(&self, ended: bool) -> Result<()> {
         if self.cancel.cancelled() {
             return Err(self.given_up());
         }
         if self.live.qmp.is_closed() {
             return Err(self.slot.fault(FaultKind::Conflict, "capture its memory", "QEMU has ended"));
         }
-        if ready.stored.load(Ordering::Acquire) {
+        if ended {
             // Before the instant the stream can only have broken.
             return Err(self.slot.fault(FaultKind::Internal, "capture its memory", "the stream ended too early"));
         }
@@ -352,6 +366,12 @@ struct Ready {
     stored: AtomicBool,
     /// Nobody will connect any more.
     over: AtomicBool,
+}
+
+impl Ready {
+    fn has_ended(&self) -> bool {
+        self.stored.load(Ordering::Acquire)
+    }
 }
 
 /// Takes one stream and stores it.

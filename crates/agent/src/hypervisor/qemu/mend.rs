@@ -99,95 +99,46 @@ fn is_left_standing(live: &Live) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead, BufReader, Write};
-    use std::os::unix::net::UnixListener;
-    use std::path::Path;
-    use std::process::Command;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::Ordering;
 
-    use parking_lot::Mutex;
-
-    use super::super::place::Record;
-    use super::super::process::Process;
-    use super::super::qmp::Qmp;
-    use super::super::{Qemu, QemuConfig};
+    use super::super::scripted::Scripted;
     use super::*;
-
-    /// A monitor whose guest stands still until the `cures`-th `cont`.
-    fn monitor(socket: &Path, cures: usize, conts: Arc<AtomicUsize>) {
-        let listener = UnixListener::bind(socket).expect("a socket");
-        std::thread::spawn(move || {
-            let (stream, _) = listener.accept().expect("somebody");
-            let say = |value: serde_json::Value| writeln!(&stream, "{value}").unwrap_or(());
-            say(json!({ "QMP": { "version": { "qemu": { "major": 10, "minor": 0, "micro": 0 } } } }));
-            for line in BufReader::new(&stream).lines().map_while(Result::ok) {
-                let asked: serde_json::Value = serde_json::from_str(&line).expect("a command");
-                if asked["execute"] == "cont" {
-                    conts.fetch_add(1, Ordering::SeqCst);
-                }
-                let state = if conts.load(Ordering::SeqCst) >= cures { "running" } else { "io-error" };
-                say(json!({ "return": { "status": state }, "id": asked["id"] }));
-            }
-        });
-    }
 
     fn standing(reason: PauseReason) -> Power {
         Power::Paused { reason }
     }
 
-    /// A machine that should run, and how often it was told to.
-    fn machine(dir: &Path, cures: usize) -> (Arc<Slot>, Arc<Live>, Arc<AtomicUsize>) {
-        let qemu = Qemu::new(QemuConfig::new(dir, Vec::new()));
-        let slot = qemu.shared.slot(keyframe_agent_api::VmId::new());
-        slot.place.create().expect("a folder");
-        let conts = Arc::new(AtomicUsize::new(0));
-        monitor(&slot.place.qmp(), cures, Arc::clone(&conts));
-        let mut sleep = Command::new("sleep");
-        sleep.arg("60");
-        let process = Process::spawn(sleep, &slot.place.log()).expect("a process");
-        let qmp = Qmp::connect(&slot.place.qmp(), Instant::now() + FIRST * 10).expect("a monitor");
-        let text = json!({ "machine": { "name": "m", "uuid": uuid::Uuid::nil(), "generation_id": uuid::Uuid::nil(),
-            "machine_type": "none", "cpus": 1, "memory": 1, "firmware": "bios", "disks": [], "nics": [] }, "blocks": {},
-            "wish": "running", "memory": null, "accelerator": { "type": "kvm" }, "since": 0 });
-        let record: Record = serde_json::from_value(text).expect("a record");
-        (slot, Arc::new(Live { process, qmp, record: Mutex::new(record) }), conts)
-    }
-
     #[test]
     fn a_guest_that_was_left_standing_goes_on_at_once_and_others_after_a_while() {
         let dir = tempfile::tempdir().expect("a folder");
-        let (slot, live, conts) = machine(dir.path(), 1);
+        let Scripted { slot, live, conts, .. } = &Scripted::new(dir.path(), 1);
         let mut mend = Mend::default();
-        assert_eq!(mend.settle(&slot, &live, ASKED), Power::Running);
+        assert_eq!(mend.settle(slot, live, ASKED), Power::Running);
         assert_eq!((conts.load(Ordering::SeqCst), mend.next()), (1, None));
         // What somebody asked for, and what has crashed, stays.
         live.record.lock().wish = Wish::Paused;
-        assert_eq!(mend.settle(&slot, &live, ASKED), ASKED);
+        assert_eq!(mend.settle(slot, live, ASKED), ASKED);
         live.record.lock().wish = Wish::Running;
         let crashed = standing(PauseReason::Crashed);
-        assert_eq!((mend.settle(&slot, &live, crashed.clone()), mend.next()), (crashed, None));
-        live.process.kill();
-        let (slot, live, conts) = machine(dir.path(), 1);
+        assert_eq!((mend.settle(slot, live, crashed.clone()), mend.next()), (crashed, None));
+        let Scripted { slot, live, conts, .. } = &Scripted::new(dir.path(), 1);
         let (mut mend, full) = (Mend::default(), standing(PauseReason::NoSpace));
-        assert_eq!(mend.settle(&slot, &live, full.clone()), full, "there is space at once");
+        assert_eq!(mend.settle(slot, live, full.clone()), full, "there is space at once");
         assert_eq!(conts.load(Ordering::SeqCst), 0);
         std::thread::sleep(FIRST);
-        assert_eq!(mend.settle(&slot, &live, full), Power::Running);
-        live.process.kill();
+        assert_eq!(mend.settle(slot, live, full), Power::Running);
     }
 
     #[test]
     fn a_broken_disk_is_not_tried_for_ever() {
         let dir = tempfile::tempdir().expect("a folder");
-        let (slot, live, conts) = machine(dir.path(), usize::MAX);
+        let Scripted { slot, live, conts, .. } = &Scripted::new(dir.path(), usize::MAX);
         let (mut mend, broken) = (Mend::default(), standing(PauseReason::IoError));
         for _ in 0..20 {
-            assert_eq!(mend.settle(&slot, &live, broken.clone()), broken);
+            assert_eq!(mend.settle(slot, live, broken.clone()), broken);
             // As if the pause were over.
             mend.next = mend.next.map(|_| Instant::now());
         }
         assert_eq!((conts.load(Ordering::SeqCst), mend.next()), (DISK_TRIES as usize, None));
-        live.process.kill();
     }
 }

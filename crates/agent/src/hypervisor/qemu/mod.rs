@@ -31,6 +31,8 @@ mod place;
 mod process;
 mod qga;
 mod qmp;
+#[cfg(test)]
+mod scripted;
 mod seed;
 mod status;
 mod supply;

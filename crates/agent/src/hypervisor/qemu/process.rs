@@ -41,14 +41,22 @@ impl Process {
         command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
         detach(&mut command);
         let mut child = command.spawn()?;
-        let opened = Process::open(child.id());
+        let process = match Process::open(child.id()) {
+            Ok(process) => process,
+            Err(e) => return Err(child.kill().err().unwrap_or(e)),
+        };
         let reap = move || {
             if let Err(e) = child.wait() {
                 tracing::warn!("wait for process {}: {e}", child.id());
             }
         };
-        std::thread::Builder::new().name("reaper".into()).stack_size(64 << 10).spawn(reap)?;
-        opened
+        match std::thread::Builder::new().name("reaper".into()).stack_size(64 << 10).spawn(reap) {
+            Ok(_) => Ok(process),
+            Err(e) => {
+                process.kill();
+                Err(e)
+            }
+        }
     }
 
     fn open(pid: u32) -> io::Result<Process> {

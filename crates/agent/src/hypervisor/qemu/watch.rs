@@ -58,6 +58,8 @@ impl Follower {
                 return self.give_up(fault);
             }
             unseen = unseen || self.mend.next().is_some_and(|next| next <= Instant::now());
+            // Something else may hold its monitor open.
+            unseen = unseen || self.live.process.has_ended();
             unseen = unseen && !self.look();
             bell.wait(self.until(unseen));
             for event in self.live.qmp.events(&mut mark) {
@@ -149,5 +151,45 @@ impl Follower {
                 tracing::warn!("shorten {}: {e}", log.display());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Shutdown;
+    use std::sync::atomic::Ordering;
+
+    use super::super::scripted::Scripted;
+    use super::*;
+
+    /// Waits for something that has no event.
+    fn comes(what: &str, is: impl Fn() -> bool) {
+        let until = Instant::now() + Duration::from_secs(30);
+        while !is() {
+            assert!(Instant::now() < until, "{what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn a_monitor_that_closes_is_opened_again_while_the_process_lives() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let machine = Scripted::new(dir.path(), 0);
+        follow(&machine.qemu.shared, &machine.slot, &machine.live);
+        comes("it is never seen to run", || *machine.slot.known.lock() == Power::Running);
+        let connection = machine.connection.lock().take().expect("it is connected");
+        connection.shutdown(Shutdown::Both).expect("it can be closed");
+        comes("the monitor is not opened again", || {
+            let live = machine.slot.live.lock().clone().expect("it lives");
+            !Arc::ptr_eq(&live, &machine.live) && !live.qmp.is_closed()
+        });
+        assert!(machine.live.qmp.is_closed());
+        comes("nobody can talk to it", || {
+            status::status(&machine.qemu.shared, &machine.slot).is_ok_and(|status| status.power == Power::Running)
+        });
+        // Its end is seen by the new follower.
+        machine.live.process.kill();
+        comes("its end is not seen", || *machine.slot.known.lock() == Power::Off);
+        assert_eq!(machine.conts.load(Ordering::SeqCst), 0);
     }
 }
