@@ -35,6 +35,9 @@ impl Connected<IncomingStream<'_, TcpListener>> for Peer {
     }
 }
 
+/// How old the note of a token's last use may be, in microseconds.
+const COARSE: i64 = 60_000_000;
+
 /// How a token is written in a request (RFC 6750, section 2.1).
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
@@ -66,5 +69,11 @@ async fn by_token(manager: &Manager, secret: &str) -> Result<Caller, Problem> {
     let Some(token) = found.filter(|token| token.expires.is_none_or(|at| at > now)) else {
         return Err(Problem::unauthorized("the token is not known, or no longer; ask for a new one"));
     };
+    // Roughly is enough, and a write for each request would be too much.
+    if token.used.is_none_or(|used| used.0 < now.0 - COARSE) {
+        let mut catalog = manager.catalog().write().await?;
+        catalog.touch_token(token.id, now).await?;
+        catalog.commit().await?;
+    }
     Ok(Caller::admin(token.owner.unwrap_or_else(|| format!("token {}", token.name))))
 }

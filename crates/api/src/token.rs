@@ -5,6 +5,9 @@ use std::fmt::Write as _;
 /// What every token begins with, so that one that leaked is recognised as ours.
 const PREFIX: &str = "kf_";
 
+/// The name of the token that every installation has; its secret is in a file beside the catalog.
+pub const ADMIN: &str = "admin";
+
 /// A new token's secret.
 pub fn make() -> std::io::Result<String> {
     let mut bytes = [0u8; 32];

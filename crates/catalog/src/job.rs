@@ -27,6 +27,9 @@ pub struct Job {
     pub caller: String,
     /// The machines that it makes or works on.
     pub vms: Vec<VmId>,
+    /// The machine that it copies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<VmId>,
     /// The snapshot that it makes or works on.
     pub snapshot: Option<SnapshotId>,
     /// The template that it makes or works on.
@@ -93,7 +96,7 @@ impl Transaction {
             document(job, job.id)?
         ];
         self.execute("add a job", sql, args).await?;
-        for &vm in &job.vms {
+        for &vm in job.vms.iter().chain(job.source.iter().filter(|source| !job.vms.contains(source))) {
             let sql = "INSERT INTO job_vms (job, vm) VALUES ($1, $2)";
             self.execute("add a job's machine", sql, args![job.id, vm]).await?;
         }

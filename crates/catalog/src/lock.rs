@@ -58,7 +58,10 @@ impl Transaction {
                 if holder == job {
                     own = Some(held);
                 } else if mode == Mode::Exclusive || held == Mode::Exclusive {
-                    let message = format!("{resource} is being used by job {holder}; wait for it");
+                    let message = format!(
+                        "{} is being used by job {holder}; wait for it",
+                        self.name_of(resource).await.unwrap_or_else(|_| resource.to_string())
+                    );
                     return Err(Error::new(ErrorKind::Busy, message));
                 }
             }
@@ -73,6 +76,15 @@ impl Transaction {
             self.execute("take a lock", sql, args![kind, id, job, word(&mode)?]).await?;
         }
         Ok(())
+    }
+
+    /// As people know it.
+    async fn name_of(&mut self, resource: Resource) -> Result<String> {
+        Ok(match resource {
+            Resource::Vm(id) => format!("machine {}", self.vm(id).await?.name),
+            Resource::Snapshot(id) => format!("snapshot {}", self.snapshot(id).await?.name),
+            Resource::Template(id) => format!("template {}", self.template(id).await?.name),
+        })
     }
 
     /// Who holds locks on it.

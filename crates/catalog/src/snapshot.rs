@@ -215,6 +215,19 @@ impl Transaction {
         Ok(())
     }
 
+    /// Snapshots with memory, made at or before that moment and after that one, in the order of their making.
+    pub async fn memories(
+        &mut self,
+        after: Option<SnapshotId>,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Snapshot>> {
+        let sql = "SELECT * FROM snapshots WHERE id > $1 AND kind = 'disk+memory' AND phase = 'ready' AND created <= $2 \
+                   ORDER BY id LIMIT $3";
+        let after = after.map_or_else(String::new, |id| id.to_string());
+        self.rows("list stored memories", sql, args![after, before, limit]).await?.iter().map(read).collect()
+    }
+
     /// Automatic snapshots whose time is over and which nobody has locked, those of the earliest expiry first.
     pub async fn expired_snapshots(&mut self, now: Timestamp, limit: u32) -> Result<Vec<Snapshot>> {
         let sql = "SELECT * FROM snapshots WHERE expires <= $1 AND automatic = 1 AND locked = 0 AND phase = 'ready' \

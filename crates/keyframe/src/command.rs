@@ -1,7 +1,6 @@
 //! Who carries out what was typed.
 
 use std::fs;
-use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -10,7 +9,7 @@ use clap::CommandFactory;
 
 use crate::agent;
 use crate::cli::{Cli, Command, HelperArgs};
-use crate::{daemon, manager, remote, storage, up};
+use crate::{complete, daemon, manager, remote, storage, up};
 
 /// How a command ended, apart from errors.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,12 +55,8 @@ pub(crate) fn run(cli: &Cli) -> Result<Outcome> {
         Command::Volume(args) => storage::volume(&cli.output, args),
         Command::Agent(args) => agent::run(args).map(|()| Outcome::Good),
         Command::Helper(args) => Ok(helper(args)),
-        Command::Completion { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(*shell, &mut Cli::command(), "keyframe", &mut script);
-            std::io::stdout().write_all(&script).context("cannot write the output")?;
-            Ok(Outcome::Good)
-        }
+        Command::Completion { shell } => crate::screen::print(&complete::script(*shell)).map(good),
+        Command::Complete { words } => crate::screen::print(&complete::lines(words)).map(good),
         Command::Man { dir } => man(dir),
     }
 }

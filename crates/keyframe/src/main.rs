@@ -6,6 +6,7 @@ mod cli;
 mod client;
 mod clock;
 mod command;
+mod complete;
 mod daemon;
 mod manager;
 mod manager_config;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     match command::run(&cli) {
         Ok(outcome) => outcome.into(),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if error.is::<remote::Told>() => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("keyframe: {error:#}");
             if error.is::<reach::Unclear>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
@@ -58,8 +60,10 @@ fn explain_usage(error: &clap::Error) -> ExitCode {
         eprint!("keyframe: {}", plain.strip_prefix("error: ").unwrap_or(&plain));
         return ExitCode::from(USAGE);
     }
-    print!("{text}");
-    ExitCode::SUCCESS
+    match screen::print(&text.to_string()) {
+        Err(error) if !is_broken_pipe(&error) => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 /// Whoever read the output has seen enough.

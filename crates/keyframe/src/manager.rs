@@ -1,12 +1,14 @@
 //! `keyframe manager`: this process becomes the manager, or starts one in the background and waits until it answers.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use keyframe_agent::paths::Paths;
 use keyframe_agent::pid_file;
+use keyframe_api::token::ADMIN;
 use keyframe_api::{Listen, Server};
 use keyframe_catalog::{Catalog, Token, TokenHash};
 use keyframe_manager::{AgentAddress, Config, Manager};
@@ -20,9 +22,6 @@ use crate::cli::ManagerArgs;
 use crate::daemon;
 use crate::manager_config::ManagerConfig;
 use crate::remote::client::socket;
-
-/// The name of the token that every installation has.
-const ADMIN: &str = "admin";
 
 /// Where that token's secret is.
 pub(crate) fn token_file(data: &Path) -> PathBuf {
@@ -52,11 +51,15 @@ async fn serve(data: &Path, paths: &Paths, config: &ManagerConfig) -> Result<()>
     let signals = tokio::spawn(until_signal(stop.clone()));
     let catalog = Catalog::open(&config.catalog_url(data)).await?;
     let agent = AgentAddress::Unix(config.manager.agent.clone().unwrap_or_else(|| paths.agent_socket()));
-    let manager = Manager::start(Config::new(catalog, agent)).await?;
+    let section = &config.manager;
+    let (compress_after, max_snapshots) = (section.compress_after, section.snapshots_per_vm);
+    let config_of_manager = Config { compress_after, max_snapshots, ..Config::new(catalog, agent) };
+    let manager = Manager::start(config_of_manager).await?;
     admin_token(&manager, &token_file(data)).await?;
     let listen = Listen { socket: socket(data), tcp: config.manager.listen };
     let server =
         Server::bind(&listen).await.context("set manager.listen in keyframe.toml to another address or \"off\"")?;
+    note_address(paths, server.tcp()).context("write down where the manager listens")?;
     tracing::info!(socket = %listen.socket.display(), tcp = ?server.tcp(), "serving");
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!("cannot tell the service manager that the manager is ready: {error}");
@@ -89,6 +92,20 @@ async fn until_signal(stop: CancellationToken) -> std::io::Result<()> {
     tracing::info!("stopping; machines run on, jobs go on at the next start");
     stop.cancel();
     Ok(())
+}
+
+/// For whoever wants to say where this manager, not the next one with another configuration, can be reached.
+fn note_address(paths: &Paths, tcp: Option<SocketAddr>) -> std::io::Result<()> {
+    std::fs::write(address_file(paths), tcp.map_or_else(String::new, |tcp| tcp.to_string()))
+}
+
+/// Where a manager that runs listens, besides its socket.
+pub(crate) fn address(paths: &Paths) -> Option<SocketAddr> {
+    std::fs::read_to_string(address_file(paths)).ok()?.trim().parse().ok()
+}
+
+fn address_file(paths: &Paths) -> PathBuf {
+    paths.run.join("manager.address")
 }
 
 /// Makes the administrator's token unless there is one that is still good.

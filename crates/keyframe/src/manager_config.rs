@@ -9,6 +9,8 @@
 //! listen = "127.0.0.1:7010"       # KEYFRAME_LISTEN; "off" for none
 //! catalog = "catalog.db"          # KEYFRAME_CATALOG; a file, or postgres://…
 //! agent = "run/agent.sock"        # KEYFRAME_AGENT; the local one's otherwise
+//! compress_after = "1h"           # KEYFRAME_COMPRESS_AFTER; age at which stored memory is compressed, or "off"
+//! snapshots_per_vm = 10000        # KEYFRAME_SNAPSHOTS_PER_VM; the most that a machine may have
 //! ```
 
 use std::net::SocketAddr;
@@ -18,6 +20,8 @@ use anyhow::{Context, Result};
 use keyframe_agent::config::{FILE, Log};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
+
+use crate::span::{Span, parse_span};
 
 /// What this manager is told.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
@@ -37,16 +41,47 @@ pub(crate) struct Section {
     pub(crate) catalog: String,
     /// The agent's socket.
     pub(crate) agent: Option<PathBuf>,
+    /// How old a snapshot is when its memory is compressed; never when "off".
+    #[serde(deserialize_with = "age")]
+    pub(crate) compress_after: Option<Span>,
+    /// Most snapshots of a machine.
+    pub(crate) snapshots_per_vm: u32,
 }
 
 impl Default for Section {
     fn default() -> Section {
-        Section { listen: Some(SocketAddr::from(([127, 0, 0, 1], 7010))), catalog: "catalog.db".into(), agent: None }
+        Section {
+            listen: Some(SocketAddr::from(([127, 0, 0, 1], 7010))),
+            catalog: "catalog.db".into(),
+            agent: None,
+            compress_after: Some(Span::from_secs(3600)),
+            snapshots_per_vm: 10_000,
+        }
     }
 }
 
 fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
     parse_address(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+fn age<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Span>, D::Error> {
+    parse_age(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+fn parse_age(text: &str) -> Result<Option<Span>, String> {
+    if text == "off" { Ok(None) } else { parse_span(text).map(Some) }
+}
+
+/// What the file may begin with; the agent knows the rest of them.
+const SECTIONS: [&str; 5] = ["name", "log", "agent", "array", "manager"];
+
+/// A section that nobody reads is a misspelt one.
+fn parse(text: &str) -> Result<ManagerConfig> {
+    let table: toml::Table = toml::from_str(text)?;
+    if let Some(unknown) = table.keys().find(|key| !SECTIONS.contains(&key.as_str())) {
+        anyhow::bail!("there is no section or option '{unknown}'; there are {}", SECTIONS.join(", "));
+    }
+    Ok(toml::from_str(text)?)
 }
 
 fn parse_address(text: &str) -> Result<Option<SocketAddr>, String> {
@@ -61,7 +96,7 @@ impl ManagerConfig {
     pub(crate) fn load(data: &Path, env: impl Fn(&str) -> Option<String>) -> Result<ManagerConfig> {
         let path = data.join(FILE);
         let mut config = match std::fs::read_to_string(&path) {
-            Ok(text) => toml::from_str(&text).with_context(|| format!("cannot use {}", path.display()))?,
+            Ok(text) => parse(&text).with_context(|| format!("cannot use {}", path.display()))?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => ManagerConfig::default(),
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         };
@@ -74,6 +109,13 @@ impl ManagerConfig {
         }
         if let Some(listen) = set("KEYFRAME_LISTEN") {
             config.manager.listen = parse_address(&listen).map_err(anyhow::Error::msg).context("KEYFRAME_LISTEN")?;
+        }
+        if let Some(age) = set("KEYFRAME_COMPRESS_AFTER") {
+            config.manager.compress_after =
+                parse_age(&age).map_err(anyhow::Error::msg).context("KEYFRAME_COMPRESS_AFTER")?;
+        }
+        if let Some(most) = set("KEYFRAME_SNAPSHOTS_PER_VM") {
+            config.manager.snapshots_per_vm = most.parse().context("KEYFRAME_SNAPSHOTS_PER_VM is a number")?;
         }
         config.manager.catalog = set("KEYFRAME_CATALOG").unwrap_or(config.manager.catalog);
         config.manager.agent = set("KEYFRAME_AGENT").map(PathBuf::from).or(config.manager.agent);
@@ -113,6 +155,10 @@ mod tests {
     fn the_environment_wins_over_the_file() {
         let text = "[manager]\nlisten = \"off\"\ncatalog = \"a.db\"\n";
         assert_eq!(load(text, &[]).unwrap().manager.listen, None);
+        let config = load("[manager]\ncompress_after = \"off\"\nsnapshots_per_vm = 5\n", &[]).unwrap().manager;
+        assert_eq!((config.compress_after, config.snapshots_per_vm), (None, 5));
+        let config = load("", &[("KEYFRAME_COMPRESS_AFTER", "5m")]).unwrap().manager;
+        assert_eq!((config.compress_after, config.snapshots_per_vm), (Some(Span::from_secs(300)), 10_000));
         let config = load(text, &[("KEYFRAME_LISTEN", "[::1]:1"), ("KEYFRAME_CATALOG", "b.db")]).unwrap();
         assert_eq!(config.manager.listen, Some("[::1]:1".parse().unwrap()));
         assert_eq!(config.manager.catalog, "b.db");
@@ -126,6 +172,7 @@ mod tests {
         };
         check("[manager]\nlisten = \"here\"", &[], "\"here\" is not ADDRESS:PORT");
         check("[manager]\nport = 1", &[], "port");
+        check("[managr]\nlisten = \"off\"", &[], "no section or option 'managr'");
         check("", &[("KEYFRAME_LISTEN", "7010")], "KEYFRAME_LISTEN");
     }
 }

@@ -116,6 +116,12 @@ impl Screen {
     }
 }
 
+/// Text on stdout, for those who have no screen of their own.
+pub(crate) fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(output_error)
+}
+
 fn output_error(error: io::Error) -> anyhow::Error {
     match error.kind() {
         io::ErrorKind::BrokenPipe => OutputClosed.into(),

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use crate::agent::data_dir;
 use crate::cli::{DownArgs, Output, UpArgs};
 use crate::manager::token_file;
-use crate::manager_config::ManagerConfig;
 use crate::remote::client::{Client, Server, socket, typed};
+use crate::screen::print;
 use crate::{daemon, supervise};
 
 fn own_pid_file(paths: &Paths) -> PathBuf {
@@ -57,14 +57,12 @@ fn ready(data: &Path) -> Option<HostView> {
 }
 
 fn tell(output: &Output, data: &Path, log: &Path, was_up: bool, host: &HostView) -> Result<()> {
-    let config = ManagerConfig::load(data, |name| std::env::var(name).ok())?;
     let (socket, token) = (socket(data), token_file(data));
-    let http = config.manager.listen.map(|address| format!("http://{address}"));
+    let http = crate::manager::address(&Paths::of(data)).map(|address| format!("http://{address}"));
     if output.json {
         let told = json!({ "data": data, "socket": socket, "http": http, "token": token, "log": log,
             "already_up": was_up, "host": host });
-        println!("{told}");
-        return Ok(());
+        return print(&format!("{told}\n"));
     }
     if output.quiet {
         return Ok(());
@@ -82,25 +80,23 @@ fn tell(output: &Output, data: &Path, log: &Path, was_up: bool, host: &HostView)
         }
     }
     list.push(("log", log.display().to_string()));
-    println!("keyframe {}", if was_up { "is up already" } else { "is up" });
+    let mut text = format!("keyframe {}\n", if was_up { "is up already" } else { "is up" });
     for (name, value) in list {
-        println!("  {name:10}  {value}");
+        text.push_str(&format!("  {name:10}  {value}\n"));
     }
-    Ok(())
+    print(&text)
 }
 
 /// Ends everything but the machines, and with `--vms` those too.
 pub(crate) fn down(output: &Output, args: &DownArgs) -> Result<()> {
     let data = data_dir(args.data.as_deref())?;
     let paths = Paths::of(&data);
-    let say = |line: String| {
-        if !output.quiet && !output.json {
-            println!("{line}");
-        }
+    let say = |line: String| match output.quiet || output.json {
+        true => Ok(()),
+        false => print(&format!("{line}\n")),
     };
     if pid_file::holder(&own_pid_file(&paths)).is_none() {
-        say(format!("keyframe is not up on {}", data.display()));
-        return Ok(());
+        return say(format!("keyframe is not up on {}", data.display()));
     }
     let client = Client::to(Server::Socket(socket(&data)))?;
     if args.vms {
@@ -113,7 +109,6 @@ pub(crate) fn down(output: &Output, args: &DownArgs) -> Result<()> {
         1 => say("keyframe is down; one machine runs on, and pauses when it writes to its disks".into()),
         left => say(format!("keyframe is down; {left} machines run on, and pause when they write to their disks")),
     }
-    Ok(())
 }
 
 /// The machine when nothing is being done to it any more.
@@ -126,12 +121,15 @@ fn at_rest(client: &Client, mut vm: VmView) -> Result<VmView> {
 }
 
 /// All are asked before any is waited for.
-fn stop_machines(client: &Client, say: &dyn Fn(String)) -> Result<()> {
+fn stop_machines(client: &Client, say: &dyn Fn(String) -> Result<()>) -> Result<()> {
     let mut ordered: Vec<(String, Value)> = Vec::new();
     for vm in client.list(&["vms"], &[], None)? {
         let vm = at_rest(client, typed(&vm)?)?;
         if !matches!(vm.vm.state, VmState::At { rest: Rest::Stopped } | VmState::Gone) {
-            let answer = client.post(&["vms", &vm.vm.id.to_string(), "stop"], &StopRequest::default())?;
+            // A guest that stands still hears nothing, and one in error may not either.
+            let hard = !matches!(vm.vm.state, VmState::At { rest: Rest::Running });
+            let wish = StopRequest { hard, ..StopRequest::default() };
+            let answer = client.post(&["vms", &vm.vm.id.to_string(), "stop"], &wish)?;
             ordered.push((vm.vm.name.to_string(), answer.value));
         }
     }
@@ -142,7 +140,7 @@ fn stop_machines(client: &Client, say: &dyn Fn(String)) -> Result<()> {
             job = typed(&value)?;
         }
         match job.error {
-            None => say(format!("{name}: stopped")),
+            None => say(format!("{name}: stopped"))?,
             Some(error) => anyhow::bail!("{name}: {}; nothing was ended", error.message),
         }
     }

@@ -23,7 +23,15 @@ impl EventStream {
             None => tx.last_event().await?,
             Some(after) => {
                 let oldest = tx.oldest_event().await?;
-                if after + 1 < oldest {
+                let newest = tx.last_event().await?;
+                if after > newest {
+                    let message = format!(
+                        "there is no event {after} yet, the newest is {newest}: this is another catalog than \
+                                           the one that said so; read everything anew"
+                    );
+                    return Err(Error::new(ErrorKind::NotFound, message));
+                }
+                if after.saturating_add(1) < oldest {
                     let message = format!("events before {oldest} are forgotten; read everything anew");
                     return Err(Error::new(ErrorKind::NotFound, message));
                 }

@@ -5,6 +5,7 @@
 
 pub mod agent;
 mod case;
+mod compress;
 mod error;
 mod event;
 pub mod job;

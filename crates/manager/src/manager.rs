@@ -17,7 +17,7 @@ use crate::agent::{Agent, AgentAddress, Console};
 use crate::event::EventStream;
 use crate::job::{Engine, Kind, Limits};
 use crate::request::{Call, Caller, JobRef};
-use crate::{Error, ErrorKind, Result, kind, reconcile};
+use crate::{Error, ErrorKind, Result, compress, kind, reconcile};
 
 /// What a manager is made of.
 #[derive(Clone)]
@@ -36,6 +36,10 @@ pub struct Config {
     pub jobs: Limits,
     /// How often the hosts are asked what their machines do, besides what they say by themselves.
     pub look: Duration,
+    /// How old a snapshot is when its memory is compressed; never when absent.
+    pub compress_after: Option<Duration>,
+    /// Most snapshots of a machine.
+    pub max_snapshots: u32,
     /// How long ended jobs and the keys of requests are remembered.
     pub memory: Duration,
 }
@@ -51,6 +55,8 @@ impl Config {
             patience: Duration::from_secs(5),
             jobs: Limits::default(),
             look: Duration::from_secs(10),
+            compress_after: Some(Duration::from_secs(3600)),
+            max_snapshots: 10_000,
             memory: Duration::from_secs(30 * 24 * 3600),
         }
     }
@@ -61,6 +67,8 @@ pub struct Manager {
     pub(crate) catalog: Catalog,
     pub(crate) agent: Agent,
     pub(crate) engine: Engine,
+    /// Most snapshots of a machine.
+    pub(crate) max_snapshots: u32,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -68,17 +76,21 @@ impl Manager {
     /// Becomes the catalog's manager, takes up what the one before left unfinished, and looks after the hosts from then on.
     /// Does not wait for a host.
     pub async fn start(config: Config) -> Result<Arc<Manager>> {
-        let Config { catalog, agent, holder, takeover, patience, jobs, look, memory } = config;
+        let Config { catalog, agent, holder, takeover, patience, jobs, look, compress_after, max_snapshots, memory } =
+            config;
         catalog.claim(&holder, takeover).await?;
         let agent = Agent::new(&agent, patience)?;
         let engine = Engine::new(catalog.clone(), kind::registry(&agent), jobs);
         reconcile::register(&catalog, &agent).await?;
         let unfinished = engine.recover().await?;
         tracing::info!(unfinished, agent = agent.name(), "the manager is up");
-        let manager = Arc::new(Manager { catalog, agent, engine, tasks: Mutex::default() });
+        let manager = Arc::new(Manager { catalog, agent, engine, max_snapshots, tasks: Mutex::default() });
         let mut tasks = JoinSet::new();
         tasks.spawn(reconcile::listen(manager.clone(), look));
         tasks.spawn(reconcile::tidy(manager.clone(), memory));
+        if let Some(age) = compress_after {
+            tasks.spawn(compress::compress(manager.clone(), age));
+        }
         *manager.tasks.lock() = tasks;
         Ok(manager)
     }
@@ -175,5 +187,12 @@ fn fingerprint(wish: &impl Serialize) -> Result<String> {
 
 async fn job_ref(tx: &mut Transaction, job: JobId) -> Result<JobRef> {
     let job = tx.job(job).await?;
-    Ok(JobRef { id: job.id, kind: job.kind, vms: job.vms, snapshot: job.snapshot, template: job.template })
+    Ok(JobRef {
+        id: job.id,
+        kind: job.kind,
+        vms: job.vms,
+        source: job.source,
+        snapshot: job.snapshot,
+        template: job.template,
+    })
 }

@@ -6,9 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyframe_catalog::{Catalog, Host};
-use keyframe_model::agent::{FaultKind, Generation, HostId, Power, Timestamp, VmEvent as AgentEvent, VmId};
-use keyframe_model::{VmEvent, VmState, delete};
+use keyframe_catalog::{Catalog, Host, Transaction};
+use keyframe_model::agent::{
+    FaultKind, Generation, HostId, PauseReason, Power, Timestamp, VmEvent as AgentEvent, VmId,
+};
+use keyframe_model::{Notice, Vm, VmEvent, VmState, delete};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::agent::{Agent, Events};
@@ -91,17 +93,39 @@ pub(crate) async fn look_at_host(manager: &Manager) -> Result<()> {
         (host.info, host.seen) = (Some(info), Some(Timestamp::now()));
         tx.update_host(&mut host).await?;
     }
-    for mut vm in tx.all_vms().await? {
+    for vm in tx.all_vms().await? {
         let status = statuses.iter().find(|status| status.vm == vm.id);
         let power = status.map_or(Power::Off, |status| status.power.clone());
-        let next = vm.after(&VmEvent::Observed(rest_of(&power)))?;
-        if next != vm.state {
-            tracing::info!(vm = %vm.name, was = %vm.state, now = %next, "changed by itself");
-            vm.state = next;
-            tx.update_vm(&mut vm).await?;
-        }
+        settle(&mut tx, vm, &power).await?;
     }
     tx.commit().await?;
+    Ok(())
+}
+
+/// Writes down what a machine does, and why, if nobody wished it.
+async fn settle(tx: &mut Transaction, mut vm: Vm, power: &Power) -> Result<()> {
+    let next = vm.after(&VmEvent::Observed(rest_of(power)))?;
+    if next == vm.state {
+        return Ok(());
+    }
+    tracing::info!(vm = %vm.name, was = %vm.state, now = %next, "changed by itself");
+    let text = match power {
+        Power::Off => {
+            "its process ended although nobody stopped it here: the guest shut down, or the process was killed"
+        }
+        Power::Paused { reason: PauseReason::NoSpace } => {
+            "it stands still because its storage is full: make space, then resume it"
+        }
+        Power::Paused { reason: PauseReason::IoError } => {
+            "it stands still because a disk failed; resuming it tries again"
+        }
+        Power::Paused { reason: PauseReason::Crashed } => "its guest has crashed; reset it, or apply a snapshot to it",
+        Power::Paused { reason: PauseReason::Asked } => "it was paused, but not here",
+        Power::Running => "it was started or resumed, but not here",
+    };
+    vm.notice = Some(Notice { at: Timestamp::now(), text: text.to_owned() });
+    vm.state = next;
+    tx.update_vm(&mut vm).await?;
     Ok(())
 }
 
@@ -127,14 +151,9 @@ async fn observe(manager: &Manager, vm: VmId, power: &Power) -> Result<()> {
         Err(e) => return Err(e),
     };
     let mut tx = manager.catalog.write().await?;
-    let mut vm = tx.vm(vm).await?;
-    let next = vm.after(&VmEvent::Observed(rest_of(&power)))?;
-    if next != vm.state {
-        tracing::info!(vm = %vm.name, was = %vm.state, now = %next, "changed by itself");
-        vm.state = next;
-        tx.update_vm(&mut vm).await?;
-        tx.commit().await?;
-    }
+    let vm = tx.vm(vm).await?;
+    settle(&mut tx, vm, &power).await?;
+    tx.commit().await?;
     Ok(())
 }
 

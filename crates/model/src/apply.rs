@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::agent::{DiskId, MemoryState, VolumeRef};
+use crate::agent::{Bytes, DiskId, MemoryState, VolumeRef};
 use crate::vm::{Activity, Hardware, Rest, Vm, VmState};
 use crate::{Name, Refusal, RefusalKind, Snapshot, name};
 
@@ -23,6 +23,8 @@ pub struct ApplyWish<'a> {
     pub snapshot: &'a Snapshot,
     /// Do not keep the state given up.
     pub discard: bool,
+    /// Keep the memory given up with it, if there is any.
+    pub keep_memory: bool,
     /// A name for the automatic snapshot.
     pub keep_name: Option<&'a Name>,
     /// Names that the machine's snapshots have.
@@ -46,6 +48,12 @@ pub struct ApplyWish<'a> {
 pub struct ApplyPlan {
     /// The name of the automatic snapshot, if there is to be one.
     pub keep: Option<Name>,
+    /// The memory given up is in it, so that going back goes on where the guest was.
+    #[serde(default)]
+    pub keep_memory: bool,
+    /// The memory of a guest that is lost.
+    #[serde(default)]
+    pub lost_memory: Bytes,
     /// The machine has a process, which is ended.
     pub stop: bool,
     /// What becomes of each disk: those of the snapshot, then those that go.
@@ -114,8 +122,12 @@ pub fn plan(wish: &ApplyWish<'_>) -> ApplyPlan {
         disks.push((disk.id, disk.name.clone(), if kept { DiskFate::TakenOut } else { DiskFate::Deleted }));
     }
     let runs = memory == MemoryUse::Used || wish.start;
+    let has_memory = matches!(wish.vm.state, VmState::At { rest: Rest::Running | Rest::Paused { .. } });
+    let keep_memory = has_memory && keep.is_some() && wish.keep_memory;
     ApplyPlan {
         keep,
+        keep_memory,
+        lost_memory: if has_memory && !keep_memory { wish.vm.hardware.memory } else { Bytes(0) },
         stop: !matches!(wish.vm.state, VmState::At { rest: Rest::Stopped }),
         disks,
         memory,

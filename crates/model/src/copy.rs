@@ -47,6 +47,21 @@ impl NicPolicy {
         }
     }
 
+    /// Whether it does anything for a copy of that hardware: a VLAN needs a bridge.
+    pub fn fits(&self, source: &str, hardware: &Hardware) -> Result<(), Refusal> {
+        let bridged = |nic: &Nic| matches!(nic.connection, NicConnection::Bridge { .. });
+        match self {
+            NicPolicy::Vlan { vlan } if !hardware.nics.iter().any(bridged) => {
+                let message = format!(
+                    "no network interface of {source} is on a bridge, so a copy cannot be in VLAN {vlan}; disconnect it, or \
+                     isolate it"
+                );
+                Err(Refusal::new(RefusalKind::Invalid, message))
+            }
+            NicPolicy::Keep | NicPolicy::Disconnect | NicPolicy::Vlan { .. } | NicPolicy::Isolated { .. } => Ok(()),
+        }
+    }
+
     /// Where an interface leads in the copy, and whether its cable is in. `network` is the one for this call.
     fn connect(&self, nic: &Nic, network: &str) -> (NicConnection, bool) {
         match self {

@@ -46,6 +46,10 @@ pub enum JobKind {
     SnapshotApply,
     /// Deletes one, a subtree, or all.
     SnapshotDelete,
+    /// Compresses the memory of one.
+    SnapshotCompress,
+    /// Verifies that one is whole.
+    SnapshotVerify,
     /// Makes machines of a snapshot or template, or of another machine.
     Clone,
     /// Makes a template.

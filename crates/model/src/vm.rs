@@ -41,6 +41,19 @@ pub struct Vm {
     pub hardware: Hardware,
     /// The snapshot that its current state descends from.
     pub current: Option<SnapshotId>,
+    /// What happened to its guest that nobody wished, for people. Goes when it is started, stopped, resumed, reset or taken to a
+    /// snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<Notice>,
+}
+
+/// Something that happened.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Notice {
+    /// When.
+    pub at: Timestamp,
+    /// What, for people.
+    pub text: String,
 }
 
 /// What a machine consists of. Snapshots carry a copy, and applying one brings it back.

@@ -2,8 +2,8 @@
 
 use axum::extract::Path;
 use keyframe_manager::request::{
-    Apply, JobView, Page, PageRequest, PlanView, SnapshotCreate, SnapshotDelete, SnapshotFilter, SnapshotUpdate,
-    SnapshotView,
+    Apply, DiffView, JobView, Page, PageRequest, PlanView, SnapshotCreate, SnapshotDelete, SnapshotFilter,
+    SnapshotUpdate, SnapshotView,
 };
 use keyframe_model::agent::Generation;
 use serde::Deserialize;
@@ -23,6 +23,9 @@ pub(super) fn routes() -> OpenApiRouter<State> {
         .routes(routes!(list))
         .routes(routes!(show, update, delete))
         .routes(routes!(apply))
+        .routes(routes!(compress))
+        .routes(routes!(verify))
+        .routes(routes!(diff))
 }
 
 impl Versioned for SnapshotView {
@@ -38,6 +41,14 @@ struct DryRun {
     /// Change nothing, say what would happen.
     #[serde(default)]
     dry_run: bool,
+}
+
+/// What to compare with.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct ComparedWith {
+    /// An identifier, or MACHINE@SNAPSHOT; of the same machine.
+    from: String,
 }
 
 /// List the snapshots of a machine
@@ -105,4 +116,28 @@ async fn delete(ask: Ask, Path(snapshot): Path<String>, Params(wish): Params<Sna
 async fn apply(ask: Ask, Path(snapshot): Path<String>, _: Params<Wait>, Body(wish): Body<Apply>) -> Answer {
     let snapshot = ask.snapshot(&snapshot).await?;
     ask.outcome(ask.manager().apply_snapshot(ask.call(), snapshot, wish).await?).await
+}
+
+/// Compress a snapshot's memory now; by itself that happens when it is old enough
+#[utoipa::path(post, path = "/v1/snapshots/{snapshot}/compress", tag = "snapshots", operation_id = "compress_snapshot",
+    params(("snapshot" = String, Path), Wait), responses((status = 202, body = JobView)))]
+async fn compress(ask: Ask, Path(snapshot): Path<String>, _: Params<Wait>) -> Answer {
+    let snapshot = ask.snapshot(&snapshot).await?;
+    ask.ordered(ask.manager().compress_snapshot(ask.call(), snapshot).await?).await
+}
+
+/// Verify that all of a snapshot is there, and every page of its memory; the job fails if not
+#[utoipa::path(post, path = "/v1/snapshots/{snapshot}/verify", tag = "snapshots", operation_id = "verify_snapshot",
+    params(("snapshot" = String, Path), Wait), responses((status = 202, body = JobView)))]
+async fn verify(ask: Ask, Path(snapshot): Path<String>, _: Params<Wait>) -> Answer {
+    let snapshot = ask.snapshot(&snapshot).await?;
+    ask.ordered(ask.manager().verify_snapshot(ask.call(), snapshot).await?).await
+}
+
+/// Compare the disks of a snapshot with those of another one of its machine
+#[utoipa::path(get, path = "/v1/snapshots/{snapshot}/diff", tag = "snapshots", operation_id = "diff_snapshots",
+    params(("snapshot" = String, Path), ComparedWith), responses((status = 200, body = DiffView)))]
+async fn diff(ask: Ask, Path(snapshot): Path<String>, Params(wish): Params<ComparedWith>) -> Answer {
+    let (from, to) = (ask.snapshot(&wish.from).await?, ask.snapshot(&snapshot).await?);
+    ask.done(&ask.manager().diff_snapshots(ask.caller(), from, to).await?)
 }

@@ -18,6 +18,7 @@ use crate::State;
 use crate::ask::{Answer, Ask};
 use crate::body::Body;
 use crate::problem::Problem;
+use crate::token::ADMIN;
 
 /// A token to be made.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
@@ -109,6 +110,11 @@ async fn delete(ask: Ask, Path(name): Path<String>) -> Answer {
     let found = catalog.tokens().await?.into_iter().find(|token| token.name == name || token.id.to_string() == name);
     let shown: String = name.chars().take(80).collect();
     let missing = || Problem::new(ErrorKind::NotFound, format!("there is no token '{}'", shown.escape_debug()));
+    if found.as_ref().is_some_and(|token| token.name == ADMIN) {
+        let message =
+            "the token admin is the one in DIR/admin.token; to replace it, remove that file and restart the manager";
+        return Err(Problem::new(ErrorKind::State, message));
+    }
     catalog.delete_token(found.ok_or_else(missing)?.id).await?;
     catalog.commit().await?;
     Ok(StatusCode::NO_CONTENT.into_response())

@@ -84,6 +84,7 @@ pub(crate) fn vm(name: &str) -> Vm {
         created: Timestamp(1_000_000),
         hardware: hardware(&[]),
         current: None,
+        notice: None,
     }
 }
 
@@ -131,6 +132,7 @@ pub(crate) fn job(kind: JobKind, vms: &[VmId]) -> Job {
         title: "do something".into(),
         caller: "me".into(),
         vms: vms.to_vec(),
+        source: None,
         snapshot: None,
         template: None,
         plan: json!({ "deep": [1, { "er": null }] }),

@@ -120,7 +120,14 @@ pub(crate) enum Command {
     /// What the agent starts beside a machine
     #[command(hide = true)]
     Helper(HelperArgs),
-    /// Print a completion script for a shell
+    /// What a shell asks for
+    #[command(name = "__complete", hide = true)]
+    Complete {
+        /// The words so far, the last of which is incomplete
+        #[arg(allow_hyphen_values = true, trailing_var_arg = true)]
+        words: Vec<String>,
+    },
+    /// Print a completion script for a shell; in bash, zsh and fish names of machines, snapshots and the like are completed too
     Completion {
         /// The shell
         shell: clap_complete::Shell,

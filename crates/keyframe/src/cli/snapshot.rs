@@ -79,7 +79,7 @@ pub(crate) enum SnapshotCommand {
         #[arg(value_name = "VM@SNAPSHOT")]
         snapshot: String,
     },
-    /// Take a machine to any of its snapshots; the others stay, and so does the state given up
+    /// Take a machine to any of its snapshots; the others stay, and so does the state given up, with the guest's memory
     Apply {
         /// The snapshot
         #[arg(value_name = "VM@SNAPSHOT")]
@@ -111,6 +111,31 @@ pub(crate) enum SnapshotCommand {
         #[command(flatten)]
         wait: WaitArgs,
     },
+    /// Say what differs between the disks of two snapshots of a machine
+    Diff {
+        /// What to compare with
+        #[arg(value_name = "VM@SNAPSHOT")]
+        from: String,
+        /// The snapshot
+        #[arg(value_name = "VM@SNAPSHOT")]
+        snapshot: String,
+    },
+    /// Compress a snapshot's memory now; by itself that happens when it is an hour old
+    Compress {
+        /// The snapshot
+        #[arg(value_name = "VM@SNAPSHOT")]
+        snapshot: String,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+    /// Verify that all of a snapshot is there, and every page of its memory
+    Verify {
+        /// The snapshot
+        #[arg(value_name = "VM@SNAPSHOT")]
+        snapshot: String,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
     /// Find snapshots by a word in name, description or tags
     Search {
         /// The word
@@ -136,7 +161,7 @@ pub(crate) struct SnapshotCreateArgs {
     /// Have the guest agent make the file systems clean first
     #[arg(long, value_enum, num_args = 0..=1, default_value = "no", default_missing_value = "required")]
     pub(crate) quiesce: QuiesceName,
-    /// How long the guest agent may take, and the longest that writes may be held [default: 5s]
+    /// How long the guest agent may take, and the longest that writes may be held: 10ms to 60s [default: 5s]
     #[arg(long, value_name = "TIME", value_parser = parse_span)]
     pub(crate) deadline: Option<Span>,
     /// For people
@@ -168,8 +193,8 @@ pub(crate) struct SnapshotListArgs {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ApplyArgs {
-    /// Do not keep the state given up
-    #[arg(long, conflicts_with_all = ["keep_name", "keep_for", "keep_memory"])]
+    /// Keep nothing of the state given up, neither disks nor memory
+    #[arg(long, conflicts_with_all = ["keep_name", "keep_for", "keep_memory", "no_keep_memory"])]
     pub(crate) discard_current: bool,
     /// Name of the automatic snapshot of the state given up
     #[arg(long, value_name = "NAME")]
@@ -177,9 +202,12 @@ pub(crate) struct ApplyArgs {
     /// How long the automatic snapshot is kept [default: 7d]
     #[arg(long, value_name = "TIME", value_parser = parse_span)]
     pub(crate) keep_for: Option<Span>,
-    /// Keep the memory too of a machine that runs
-    #[arg(long)]
+    /// Keep the memory of a running or paused guest too, so that going back goes on where it was (the default)
+    #[arg(long, overrides_with = "no_keep_memory")]
     pub(crate) keep_memory: bool,
+    /// Keep the disks only: quicker, but the guest's memory is lost, and if the apply fails the guest may start anew
+    #[arg(long)]
+    pub(crate) no_keep_memory: bool,
     /// Start the machine afterwards, if the snapshot has no memory
     #[arg(long)]
     pub(crate) start: bool,

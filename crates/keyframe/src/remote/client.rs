@@ -1,6 +1,7 @@
 //! Asking the manager over its REST interface; the only way in which commands on machines reach anything.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use keyframe_api::Problem;
@@ -188,9 +189,21 @@ impl Client {
         Ok(items)
     }
 
-    /// A job, when it has ended or a moment has passed.
+    /// A job, when it has ended or a moment has passed. The job goes on without us, and after a restart of the manager: that
+    /// is waited for.
     pub(crate) fn watch_job(&self, job: &str) -> Result<Answer> {
-        self.get(&["jobs", job], &[("wait", "1".into())])
+        let until = Instant::now() + AWAY;
+        loop {
+            match self.get(&["jobs", job], &[("wait", "1".into())]) {
+                Err(error) if !error.is::<Refused>() && Instant::now() < until => std::thread::sleep(AGAIN),
+                Err(error) if !error.is::<Refused>() => {
+                    return Err(error.context(format!(
+                        "the manager is gone; job {job} goes on when it is back: keyframe job wait {job}"
+                    )));
+                }
+                other => return other,
+            }
+        }
     }
 
     /// Ends without waiting for a read of the terminal that nobody will finish.
@@ -206,6 +219,9 @@ impl Client {
 }
 
 const PAGE: usize = 500;
+/// How long a manager that went away is waited for, and how long until the next look.
+const AWAY: Duration = Duration::from_secs(60);
+const AGAIN: Duration = Duration::from_millis(200);
 const NOT_UNDERSTOOD: &str = "the manager's answer is not understood; is it of another version?";
 
 /// An answer as what it should be.

@@ -55,6 +55,16 @@ impl Remote {
         self.screen.raw(&text)
     }
 
+    /// Prints what would happen to `what`; fails if something is in the way.
+    fn plan(&mut self, plan: &Value, what: &str) -> Result<()> {
+        self.show(plan, |out| Ok(view::plan::draw(&typed(plan)?, what, out)?))?;
+        match view::plan::obstacles(&typed(plan)?).first() {
+            None => Ok(()),
+            Some(_) if !self.json => Err(Told.into()),
+            Some(why) => bail!("not now: {why}"),
+        }
+    }
+
     /// Prints a line that is no result, unless nobody wants it.
     fn remark(&mut self, line: &str) -> Result<()> {
         if self.quiet || self.json {
@@ -80,6 +90,9 @@ impl Remote {
             job = typed(&value)?;
         }
         self.screen.end_progress();
+        if job.state == JobState::Failed && !self.quiet {
+            job.notes.iter().for_each(|note| eprintln!("note: {note}"));
+        }
         match (job.state, &job.error) {
             (JobState::Succeeded, _) => Ok(Some((value, job))),
             (JobState::Cancelled, _) => bail!("job {} was cancelled; everything is as before", job.job.id),
@@ -98,6 +111,18 @@ impl Remote {
         job.notes.iter().try_for_each(|note| self.remark(&format!("note: {note}")))
     }
 }
+
+/// A failure that the user has read about already.
+#[derive(Debug)]
+pub(crate) struct Told;
+
+impl std::fmt::Display for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("not done")
+    }
+}
+
+impl std::error::Error for Told {}
 
 /// `KEY=true` for a wish that was made.
 fn flag(name: &'static str, on: bool) -> Option<(&'static str, String)> {

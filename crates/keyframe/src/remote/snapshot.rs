@@ -52,11 +52,22 @@ pub(crate) fn snapshot(output: &Output, args: &SnapshotArgs) -> Result<()> {
             let query: Vec<_> = flag("subtree", *subtree).into_iter().chain(flag("dry_run", *dry_run)).collect();
             let answer = remote.client.delete(&path, &query)?;
             if *dry_run {
-                let plan = answer.value;
-                return remote.show(&plan, |out| Ok(view::plan::draw(&typed(&plan)?, snapshot, out)?));
+                return remote.plan(&answer.value, snapshot);
             }
             let what = if *all { "all snapshots deleted" } else { "deleted" };
             remote.finish(&answer, *wait, &format!("{snapshot}: {what}"))
+        }
+        SnapshotCommand::Diff { from, snapshot } => {
+            let found = remote.client.get(&["snapshots", snapshot, "diff"], &[("from", from.clone())])?.value;
+            remote.show(&found, |out| Ok(view::snapshot::diff(&typed(&found)?, out)?))
+        }
+        SnapshotCommand::Compress { snapshot, wait } => {
+            let answer = remote.client.post(&["snapshots", snapshot, "compress"], &json!({}))?;
+            remote.finish(&answer, *wait, &format!("{snapshot}: compressed"))
+        }
+        SnapshotCommand::Verify { snapshot, wait } => {
+            let answer = remote.client.post(&["snapshots", snapshot, "verify"], &json!({}))?;
+            remote.finish(&answer, *wait, &format!("{snapshot}: sound"))
         }
         SnapshotCommand::Search { word, limit } => {
             let query = [("search", word.clone())];
@@ -136,15 +147,14 @@ fn apply(remote: &mut Remote, path: &[&str], what: &str, how: &ApplyArgs, said: 
         discard_current: how.discard_current,
         keep_name: how.keep_name.as_deref().map(str::parse).transpose()?,
         keep_for: how.keep_for.map(Micros::from),
-        keep_memory: how.keep_memory,
+        keep_memory: !how.no_keep_memory,
         start: how.start,
         without_memory: how.without_memory,
         dry_run: how.dry_run,
     };
     let answer = remote.client.post(path, &json!(wish))?;
     if how.dry_run {
-        let plan = answer.value;
-        return remote.show(&plan, |out| Ok(view::plan::draw(&typed(&plan)?, what, out)?));
+        return remote.plan(&answer.value, what);
     }
     remote.finish(&answer, how.wait, said)
 }

@@ -50,8 +50,7 @@ pub(crate) fn vm(output: &Output, args: &VmArgs) -> Result<()> {
                 let query: Vec<_> = flag("force", *force).into_iter().chain(flag("dry_run", *dry_run)).collect();
                 let answer = remote.client.delete(&["vms", vm], &query)?;
                 if *dry_run {
-                    let plan = answer.value;
-                    remote.show(&plan, |out| Ok(view::plan::draw(&typed(&plan)?, vm, out)?))?;
+                    remote.plan(&answer.value, vm)?;
                 } else {
                     remote.finish(&answer, *wait, &format!("{vm}: deleted"))?;
                 }

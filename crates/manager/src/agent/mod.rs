@@ -9,9 +9,10 @@ mod address;
 mod transport;
 
 use keyframe_model::agent::{
-    ConfigureDisk, CreateVolume, DiskId, FixIdentity, FixedIdentity, Generation, HostInfo, InstantProbe, InstantReport,
-    MemoryInfo, RemoveMachine, ResizeVolume, RevertVolume, SetLink, SnapshotId, SpaceRequest, SpaceResponse, StartVm,
-    StopVm, TakeInstant, VmCall, VmId, VmStatus, VolumeInfo, VolumeRef, route,
+    ConfigureDisk, CreateVolume, DiffRequest, DiffResponse, DiskId, FixIdentity, FixedIdentity, Generation, HostInfo,
+    InstantProbe, InstantReport, MemoryInfo, MemoryState, RemoveMachine, ResizeVolume, RevertVolume, SetLink,
+    SnapshotId, SpaceRequest, SpaceResponse, StartVm, StopVm, TakeInstant, VmCall, VmId, VmStatus, VolumeInfo,
+    VolumeRef, route,
 };
 
 pub use address::AgentAddress;
@@ -78,6 +79,16 @@ impl Agent {
     /// Compresses a memory image.
     pub async fn compress_memory(&self, snapshot: SnapshotId) -> Result<MemoryInfo> {
         self.post(&route::memory(snapshot, "compress"), &()).await
+    }
+
+    /// What a memory image is worth, every page of it.
+    pub async fn verify_memory(&self, snapshot: SnapshotId) -> Result<MemoryState> {
+        self.post(&route::memory(snapshot, "verify"), &()).await
+    }
+
+    /// What changed between two versions of a volume.
+    pub async fn diff(&self, wish: &DiffRequest) -> Result<DiffResponse> {
+        self.post(route::DIFF, wish).await
     }
 
     /// All machines that the host knows.

@@ -52,7 +52,14 @@ fn view(job: Job) -> JobView {
         JobError { kind, message: failure.message }
     });
     JobView {
-        job: JobRef { id: job.id, kind: job.kind, vms: job.vms, snapshot: job.snapshot, template: job.template },
+        job: JobRef {
+            id: job.id,
+            kind: job.kind,
+            vms: job.vms,
+            source: job.source,
+            snapshot: job.snapshot,
+            template: job.template,
+        },
         title: job.title,
         state: job.state,
         progress: job.progress,

@@ -5,6 +5,7 @@ mod build;
 mod clone;
 mod disk;
 mod host;
+mod image;
 mod job;
 mod page;
 mod snapshot;

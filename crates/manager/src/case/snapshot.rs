@@ -17,6 +17,9 @@ use crate::{Error, ErrorKind, Manager, Result, space};
 
 /// How long an instant may hold a guest's writes when nobody says.
 const HOLD: Micros = Micros(5_000_000);
+/// The least and the most that somebody can say.
+const SHORTEST: Micros = Micros(10_000);
+const LONGEST: Micros = Micros(60_000_000);
 /// Most tags of a snapshot.
 const MAX_TAGS: usize = 64;
 /// Most bytes of a description.
@@ -129,6 +132,11 @@ impl Manager {
             return Ok(job);
         }
         check_words(Some(&wish.description), Some(&wish.tags))?;
+        let deadline = wish.deadline.unwrap_or(HOLD);
+        if !(SHORTEST..=LONGEST).contains(&deadline) {
+            let message = "the deadline of a snapshot is 10 ms to 60 s: writes of the guest may be held for so long";
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
         let order = kind::SnapshotOrder {
             vm,
             expected: call.expected,
@@ -137,8 +145,9 @@ impl Manager {
             tags: wish.tags.clone(),
             kind: wish.kind.unwrap_or(SnapshotKind::Disk),
             quiesce: wish.quiesce,
-            deadline: wish.deadline.unwrap_or(HOLD),
+            deadline,
             locked: wish.locked,
+            most: self.max_snapshots,
         };
         self.order::<kind::SnapshotCreate>(call, &said, order).await
     }

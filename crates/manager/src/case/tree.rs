@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use keyframe_model::agent::{HostInfo, MemoryState, Micros, SnapshotId, VmId};
+use keyframe_model::agent::{Bytes, HostInfo, MemoryState, Micros, SnapshotId, VmId};
 use keyframe_model::apply::ApplyPlan;
 use keyframe_model::{Hardware, Name, Snapshot, delete};
 
@@ -52,6 +52,11 @@ impl Manager {
         snapshot: &Snapshot,
         wish: &Apply,
     ) -> Result<Outcome<PlanView>> {
+        let keep_for = wish.keep_for.unwrap_or(KEEP);
+        if keep_for.0 == 0 {
+            let message = "a snapshot kept for no time is none; say discard_current to keep nothing";
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
         let wants_memory = snapshot.kind.has_memory() && !wish.without_memory;
         let (memory, host) = self.memory(snapshot, wants_memory).await?;
         let order = ApplyOrder {
@@ -61,10 +66,11 @@ impl Manager {
             discard: wish.discard_current,
             keep_name: wish.keep_name.clone(),
             keep_memory: wish.keep_memory,
-            keep_for: wish.keep_for.unwrap_or(KEEP),
+            keep_for,
             start: wish.start,
             without_memory: wish.without_memory,
             memory,
+            most: self.max_snapshots,
             hypervisor: host.map_or_else(String::new, |host| host.hypervisor),
         };
         if wish.dry_run {
@@ -87,17 +93,31 @@ impl Manager {
         let vm = tx.vm(snapshot.vm).await?;
         let (plan, objections) = preview(&mut tx, &vm, order).await?;
         drop(tx);
-        let mut loses = keyframe_model::agent::Bytes(0);
+        let mut loses = plan.lost_memory;
         if plan.keep.is_none() {
             let heads = space::of_heads(&self.agent, vm.hardware.volumes()).await?;
-            loses = heads.iter().flatten().map(|space| space.unique).sum();
+            loses = loses + heads.iter().flatten().map(|space| space.unique).sum();
         }
+        let keeps_until = plan.keep.as_ref().map(|_| order.keep_until());
         let hardware = differences(&vm.hardware, &plan.hardware);
-        let ApplyPlan { keep, stop, disks, memory, ends, .. } = plan;
+        let ApplyPlan { keep, keep_memory, lost_memory, stop, disks, memory, ends, .. } = plan;
         let obstacles = objections.into_iter().map(|error| error.message).collect();
         let disks = disks.into_iter().map(|(id, name, fate)| DiskChange { id, name, fate }).collect();
         let snapshot = SnapshotName { id: snapshot.id, name: snapshot.name.clone() };
-        Ok(ApplyPlanView { snapshot, keeps: keep, loses, stops: stop, disks, memory, ends, hardware, obstacles })
+        Ok(ApplyPlanView {
+            snapshot,
+            keeps: keep,
+            keeps_memory: keep_memory,
+            keeps_until,
+            loses,
+            loses_memory: lost_memory,
+            stops: stop,
+            disks,
+            memory,
+            ends,
+            hardware,
+            obstacles,
+        })
     }
 
     /// Deletes one, or its subtree; a plan only, if `dry_run`.
@@ -158,6 +178,7 @@ impl Manager {
             obstacles.push(format!("{} is {}; wait for job {job}", vm.name, activity.participle()));
         }
         Ok(DeletePlanView {
+            loses_memory: Bytes(0),
             removed: removal.removed.iter().filter_map(named).collect(),
             moved: removal.moved.iter().filter_map(|(id, _)| named(id)).collect(),
             current: removal.current.flatten().as_ref().and_then(named),

@@ -1,9 +1,9 @@
 //! Machines.
 
 use keyframe_catalog::VmPhase;
-use keyframe_model::agent::{CreateVolume, Micros, VmId, VmStatus, VolumeSource};
+use keyframe_model::agent::{Bytes, CreateVolume, Micros, VmId, VmStatus, VolumeSource};
 use keyframe_model::copy::{NicPolicy, copy};
-use keyframe_model::{Activity, Hardware, Snapshot, Vm, VmState, delete};
+use keyframe_model::{Activity, Hardware, Rest, Snapshot, Vm, VmState, delete};
 
 use super::build::{add_disk, add_variables, check, empty, nics, usual_nic};
 use super::page::{answer, wanted};
@@ -220,7 +220,9 @@ impl Manager {
         let mut obstacles: Vec<String> = vm.allows(Activity::Deleting).err().into_iter().map(|r| r.message).collect();
         obstacles.extend(vm_delete::unforced(&vm, force).err().map(|e| e.message));
         obstacles.extend(delete::objections(&snapshots).into_iter().map(|refusal| refusal.message));
+        let runs = matches!(vm.state, VmState::At { rest: Rest::Running | Rest::Paused { .. } });
         Ok(DeletePlanView {
+            loses_memory: if runs { vm.hardware.memory } else { Bytes(0) },
             removed: snapshots.iter().map(|s| SnapshotName { id: s.id, name: s.name.clone() }).collect(),
             moved: Vec::new(),
             current: None,
@@ -258,6 +260,7 @@ pub(super) fn view(vm: Vm, status: Option<VmStatus>) -> VmView {
             notices.push(format!("{} bytes of its memory are still to be loaded", status.memory_pending));
         }
     }
+    notices.extend(vm.notice.iter().map(|notice| notice.text.clone()));
     if let VmState::Error { reason } = &vm.state {
         notices.push(format!("in error: {reason}; stop it, apply a snapshot to it, or delete it"));
     }

@@ -167,6 +167,9 @@ impl<'a> Course<'a> {
                 return Err(error);
             }
             cx.say(format!("{}: {error}; trying again", step.name()));
+            if self.job.committed && error.kind == ErrorKind::Unreachable {
+                retry.renew();
+            }
             retry.after(error, &cx).await?;
         }
     }
@@ -179,7 +182,12 @@ impl<'a> Course<'a> {
         loop {
             match self.watched(&cx, step.deadline(), step.undo(&cx)).await {
                 Ok(()) => return Ok(()),
-                Err(e) => retry.after(e, &cx).await?,
+                Err(e) => {
+                    if e.kind == ErrorKind::Unreachable {
+                        retry.renew();
+                    }
+                    retry.after(e, &cx).await?;
+                }
             }
         }
     }
@@ -266,17 +274,25 @@ fn at(index: u32) -> usize {
     usize::try_from(index).unwrap_or(usize::MAX)
 }
 
-/// Longer and longer waits between tries, until patience ends.
+/// Longer and longer waits between tries, until patience ends. Where there is no way back a host that cannot be reached is
+/// waited for however long it takes: nothing is wrong with the machine, and giving up would say so.
 struct Retry {
     wait: Duration,
     longest: Duration,
+    patience: Duration,
     end: Instant,
 }
 
 impl Retry {
     fn new(engine: &Inner) -> Retry {
         let limits = &engine.limits;
-        Retry { wait: limits.first_wait, longest: limits.longest_wait, end: Instant::now() + limits.patience }
+        let (patience, end) = (limits.patience, Instant::now() + limits.patience);
+        Retry { wait: limits.first_wait, longest: limits.longest_wait, patience, end }
+    }
+
+    /// Patience begins anew.
+    fn renew(&mut self) {
+        self.end = Instant::now() + self.patience;
     }
 
     /// Waits, or returns the error when patience has ended or somebody cancels.

@@ -122,6 +122,7 @@ impl Engine {
             title: begun.title,
             caller: caller.to_owned(),
             vms: begun.vms,
+            source: begun.source,
             snapshot: begun.snapshot,
             template: begun.template,
             plan,
@@ -212,7 +213,14 @@ impl Engine {
 impl Inner {
     /// Drives a job to its end, through whatever happens to the catalog or to the kind's code.
     async fn supervise(self: &Arc<Inner>, id: JobId, cancel: CancellationToken) {
-        let Ok(_room) = self.room.acquire().await else { return };
+        // Who is to be undone needs no room: a job that has not begun ends at once.
+        let _room = tokio::select! {
+            room = self.room.acquire() => match room {
+                Ok(room) => Some(room),
+                Err(_) => return,
+            },
+            () = cancel.cancelled() => None,
+        };
         let mut wait = self.limits.first_wait;
         loop {
             let (inner, token) = (self.clone(), cancel.clone());
@@ -263,6 +271,9 @@ impl Inner {
         for &vm in &job.vms {
             break_vm(&mut tx, vm, id, &reason).await?;
         }
+        if let Some(source) = job.source {
+            release_vm(&mut tx, source, id).await?;
+        }
         if let Some(template) = job.template {
             match tx.template(template).await {
                 Ok(mut template) => {
@@ -288,6 +299,20 @@ impl Inner {
         tx.commit().await?;
         Ok(())
     }
+}
+
+/// Whatever became of its copies, nothing happened to the machine.
+async fn release_vm(tx: &mut Transaction, vm: VmId, id: JobId) -> Result<()> {
+    let mut vm = match tx.vm(vm).await {
+        Ok(vm) => vm,
+        Err(e) if e.kind == keyframe_catalog::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e.into()),
+    };
+    if matches!(vm.state, VmState::Busy { job, .. } if job == id) {
+        vm.state = vm.after(&VmEvent::Undone)?;
+        tx.update_vm(&mut vm).await?;
+    }
+    Ok(())
 }
 
 async fn break_vm(tx: &mut Transaction, vm: VmId, id: JobId, reason: &str) -> Result<()> {

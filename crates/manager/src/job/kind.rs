@@ -43,6 +43,8 @@ pub struct Begun<P> {
     pub title: String,
     /// The machines that it makes or works on.
     pub vms: Vec<VmId>,
+    /// The machine that it copies, to which nothing happens but that it may be busy meanwhile.
+    pub source: Option<VmId>,
     /// The snapshot that it makes or works on.
     pub snapshot: Option<SnapshotId>,
     /// The template that it makes or works on.
@@ -52,7 +54,7 @@ pub struct Begun<P> {
 impl<P> Begun<P> {
     /// A job about nothing in particular; set the rest.
     pub fn new(plan: P, title: impl Into<String>) -> Begun<P> {
-        Begun { plan, title: title.into(), vms: Vec::new(), snapshot: None, template: None }
+        Begun { plan, title: title.into(), vms: Vec::new(), source: None, snapshot: None, template: None }
     }
 
     /// About that machine.

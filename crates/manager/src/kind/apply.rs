@@ -6,7 +6,8 @@
 //!    └──────────┴─── undone in the opposite order ────┴───────────┴─────────────────┘
 //! ```
 //! The instant is taken in any case, so that a failure on the way takes everything back; if the caller wants what is given
-//! up discarded, it is deleted at the end. The guest stands still from before the instant, so nothing that it wrote is lost
+//! up discarded, it is deleted at the end. Unless the caller says otherwise the memory of a guest is in it, so that the way back
+//! goes on where the guest was; without it the guest starts anew, and a notice on machine and job says so. The guest stands still from before the instant, so nothing that it wrote is lost
 //! between it and the stop. A machine in error is stopped first, whatever it does.
 
 use std::collections::BTreeSet;
@@ -14,22 +15,22 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use keyframe_catalog::Transaction;
 use keyframe_model::agent::{
-    Bytes, Generation, JobId, MemoryState, Micros, Quiesce, SnapshotId, StartFrom, StartVm, StopHow, TakeInstant,
-    Timestamp, VmId, VolumeRef,
+    Bytes, Generation, JobId, MemoryState, Micros, Power, Quiesce, SnapshotId, StartFrom, StartVm, StopHow,
+    TakeInstant, Timestamp, VmId, VolumeRef,
 };
 use keyframe_model::apply::{ApplyPlan, ApplyWish, DiskFate, MemoryUse, plan};
 use keyframe_model::{
-    Activity, JobKind, Name, Rest, Snapshot, SnapshotEvent, SnapshotKind, SnapshotOrigin, SnapshotState, Vm, VmEvent,
-    VmState,
+    Activity, JobKind, Name, Notice, Rest, Snapshot, SnapshotEvent, SnapshotKind, SnapshotOrigin, SnapshotState, Vm,
+    VmEvent, VmState,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::hold::{hold_snapshot, leave_vm, rest_before, rest_of, take_vm, vm_event};
-use super::snapshot_create::instant_of;
+use super::hold::{hold_snapshot, leave_vm, rest_of, take_vm, vm_event};
+use super::snapshot_create::{instant_of, room};
 use super::snapshot_delete::all_snapshots;
-use super::step::{DeleteInstants, DeleteVolumes, Instant, Pause, Revert, Start, Stop, outputs, power, report};
+use super::step::{DeleteInstants, DeleteVolumes, Instant, Output, Pause, Revert, Start, Stop, outputs, power, report};
 use crate::agent::Agent;
 use crate::job::{Begun, Ending, Kind, Outcome, Step};
 use crate::{Error, Result};
@@ -51,6 +52,15 @@ pub(crate) struct ApplyOrder {
     /// What the host says.
     pub(crate) memory: MemoryState,
     pub(crate) hypervisor: String,
+    /// Most snapshots that the machine may have.
+    pub(crate) most: u32,
+}
+
+impl ApplyOrder {
+    /// When what is kept goes by itself, if it is ordered now.
+    pub(crate) fn keep_until(&self) -> Timestamp {
+        Timestamp(Timestamp::now().0.saturating_add_unsigned(self.keep_for.0))
+    }
 }
 
 /// What was decided.
@@ -82,6 +92,11 @@ impl ApplyJob {
     fn blind(&self) -> bool {
         self.before.is_none() && self.plan.keep.is_none()
     }
+
+    /// A guest that is stopped does not come back as it was.
+    fn cuts_off(&self) -> bool {
+        matches!(self.before, Some(Rest::Running | Rest::Paused { .. })) && self.back.from == StartFrom::Cold
+    }
 }
 
 /// Applies a snapshot.
@@ -99,6 +114,7 @@ pub(crate) async fn preview(tx: &mut Transaction, vm: &Vm, order: &ApplyOrder) -
         vm,
         snapshot: &snapshot,
         discard: order.discard,
+        keep_memory: order.keep_memory,
         keep_name: order.keep_name.as_ref(),
         taken: &taken,
         held: &held,
@@ -109,7 +125,10 @@ pub(crate) async fn preview(tx: &mut Transaction, vm: &Vm, order: &ApplyOrder) -
         generation_id: Uuid::new_v4(),
     };
     let plan = plan(&wish);
-    let objections = plan.objections(&wish).into_iter().map(Error::from).collect();
+    let mut objections: Vec<Error> = plan.objections(&wish).into_iter().map(Error::from).collect();
+    if plan.keep.is_some() {
+        objections.extend(room(tx, vm, order.most).await.err());
+    }
     Ok((plan, objections))
 }
 
@@ -128,12 +147,12 @@ impl Kind for SnapshotApply {
         let vm = take_vm(tx, job, order.vm, order.expected, Activity::Applying).await?;
         let snapshot = tx.snapshot(order.snapshot).await?;
         hold_snapshot(tx, job, &snapshot).await?;
-        let plan = decide(&vm, &before.state, &snapshot, plan, &order);
+        let plan = decide(&vm, &before.state, &snapshot, plan);
         if let Some(name) = &plan.plan.keep {
-            tx.insert_snapshot(&kept(&vm, &plan, name.clone(), job, order.keep_for)).await?;
+            tx.insert_snapshot(&kept(&vm, &plan, name.clone(), job, order.keep_until())).await?;
         }
         let title = format!("apply {} to {}", snapshot.name, vm.name);
-        Ok(Begun { plan, title, vms: vec![vm.id], snapshot: Some(snapshot.id), template: None })
+        Ok(Begun { plan, title, vms: vec![vm.id], source: None, snapshot: Some(snapshot.id), template: None })
     }
 
     fn steps(&self, plan: &ApplyJob) -> Vec<Box<dyn Step>> {
@@ -218,22 +237,37 @@ impl Kind for SnapshotApply {
             Outcome::Undone { .. } if plan.before.is_none() => VmEvent::Broke(plan.error.clone()),
             outcome @ (Outcome::Done | Outcome::Undone { .. } | Outcome::Broken { .. }) => vm_event(outcome, rest),
         };
+        let cut_off = matches!(job.outcome, Outcome::Undone { .. }) && plan.cuts_off() && stopped(&left);
+        let notice = cut_off.then(|| {
+            format!(
+                "the guest was started anew: {} could not be applied after the guest had been stopped, and its memory had \
+                 not been kept",
+                plan.snapshot_name
+            )
+        });
+        let notes: Vec<&String> = notice.iter().collect();
+        let result = json!({ "notes": notes });
         leave_vm(tx, plan.vm, event, |vm| {
             if done {
                 vm.hardware = plan.plan.hardware.clone();
                 vm.current = Some(plan.snapshot);
             }
+            vm.notice = notice.map(|text| Notice { at: Timestamp::now(), text }).or(vm.notice.take());
         })
         .await?;
-        Ok(Value::Null)
+        Ok(result)
     }
 }
 
+/// The machine's process was ended on the way.
+fn stopped(outputs: &[Output]) -> bool {
+    outputs.iter().any(|output| matches!(output, Output::Power(Power::Off)))
+}
+
 /// Everything that the steps need to know.
-fn decide(vm: &Vm, before: &VmState, snapshot: &Snapshot, plan: ApplyPlan, order: &ApplyOrder) -> ApplyJob {
+fn decide(vm: &Vm, before: &VmState, snapshot: &Snapshot, plan: ApplyPlan) -> ApplyJob {
     let keep = SnapshotId::new();
-    let has_process = matches!(rest_before(vm), Rest::Running | Rest::Paused { .. });
-    let keep_memory = (order.keep_memory && !order.discard && has_process).then_some(vm.hardware.memory);
+    let keep_memory = plan.keep_memory.then_some(vm.hardware.memory);
     let back = StartVm {
         generation: vm.generation,
         machine: vm.hardware.machine(vm.id, &vm.name),
@@ -279,8 +313,7 @@ fn decide(vm: &Vm, before: &VmState, snapshot: &Snapshot, plan: ApplyPlan, order
 }
 
 /// The automatic snapshot, while it is being taken.
-fn kept(vm: &Vm, plan: &ApplyJob, name: Name, job: JobId, keep_for: Micros) -> Snapshot {
-    let now = Timestamp::now();
+fn kept(vm: &Vm, plan: &ApplyJob, name: Name, job: JobId, until: Timestamp) -> Snapshot {
     Snapshot {
         id: plan.keep,
         vm: vm.id,
@@ -292,8 +325,8 @@ fn kept(vm: &Vm, plan: &ApplyJob, name: Name, job: JobId, keep_for: Micros) -> S
         kind: if plan.keep_memory.is_some() { SnapshotKind::DiskAndMemory } else { SnapshotKind::Disk },
         origin: SnapshotOrigin::BeforeApply { applied: plan.snapshot },
         parent: vm.current,
-        created: now,
-        expires: Some(Timestamp(now.0.saturating_add_unsigned(keep_for.0))),
+        created: Timestamp::now(),
+        expires: Some(until),
         locked: false,
         quiesce: Quiesce::No,
         hardware: vm.hardware.clone(),

@@ -123,6 +123,7 @@ impl Kind for CloneVm {
                 created: Timestamp::now(),
                 hardware: copy.hardware.clone(),
                 current: None,
+                notice: None,
             };
             tx.insert_vm(&vm).await?;
             copies.push(new_vm(&vm, copy, original.snapshot, &order));
@@ -131,12 +132,17 @@ impl Kind for CloneVm {
             [one] => format!("clone {} as {one}", original.name),
             many => format!("clone {} {} times", original.name, many.len()),
         };
+        let source = match order.origin {
+            Origin::Vm(vm) => Some(vm),
+            Origin::Kept(Source::Snapshot(id)) => Some(tx.snapshot(id).await?.vm),
+            Origin::Kept(Source::Template(_)) => None,
+        };
         let vms = copies.iter().map(|copy| copy.vm).collect();
         let snapshot = match order.origin {
             Origin::Kept(Source::Snapshot(id)) => Some(id),
             Origin::Kept(Source::Template(_)) | Origin::Vm(_) => None,
         };
-        Ok(Begun { plan: ClonePlan { copies, instant }, title, vms, snapshot, template: None })
+        Ok(Begun { plan: ClonePlan { copies, instant }, title, vms, source, snapshot, template: None })
     }
 
     fn steps(&self, plan: &ClonePlan) -> Vec<Box<dyn Step>> {
@@ -175,7 +181,7 @@ impl Kind for CloneVm {
         let left = outputs(job.outputs, self.steps(job.plan).len());
         let mut powers = left.iter().filter_map(|output| match output {
             Output::Power(power) => Some(power),
-            Output::Instant(_) | Output::Sizes(_) | Output::Notes(_) => None,
+            Output::Instant(_) | Output::Sizes(_) | Output::Memory(_) | Output::Notes(_) => None,
         });
         for copy in &job.plan.copies {
             let power = if copy.start.is_some() { powers.next() } else { None };
@@ -197,6 +203,7 @@ impl Kind for CloneVm {
 /// Holds a machine for an instant of it.
 async fn take(tx: &mut Transaction, job: JobId, vm: VmId, order: &CloneOrder) -> Result<(Original, Option<Taken>)> {
     let vm = take_vm(tx, job, vm, order.expected, Activity::Cloning).await?;
+    order.nics.fits(vm.name.as_str(), &vm.hardware)?;
     let before = rest_before(&vm);
     if order.memory && before == Rest::Stopped {
         let message = format!("{} is stopped, so it has no memory; clone it without memory, or start it", vm.name);
@@ -214,6 +221,7 @@ async fn kept(tx: &mut Transaction, source: Source, order: &CloneOrder) -> Resul
     match source {
         Source::Template(id) => {
             let template = tx.template(id).await?;
+            order.nics.fits(template.name.as_str(), &template.hardware)?;
             if order.memory {
                 let message = format!("template {} has no memory; clone it without", template.name);
                 return Err(Error::new(ErrorKind::Invalid, message));
@@ -222,6 +230,7 @@ async fn kept(tx: &mut Transaction, source: Source, order: &CloneOrder) -> Resul
         }
         Source::Snapshot(id) => {
             let snapshot = tx.snapshot(id).await?;
+            order.nics.fits(snapshot.name.as_str(), &snapshot.hardware)?;
             if order.memory && snapshot.kind == SnapshotKind::Disk {
                 let message = format!("snapshot {} has no memory; clone it without", snapshot.name);
                 return Err(Error::new(ErrorKind::Invalid, message));

@@ -74,7 +74,7 @@ impl Kind for VmConfigure {
         };
         let (title, name) = (format!("change {}", vm.name), vm.name.to_string());
         let plan = ConfigurePlan { vm: vm.id, name, generation: vm.generation, before, hardware, links };
-        Ok(Begun { plan, title, vms: vec![vm.id], snapshot: None, template: None })
+        Ok(Begun { plan, title, vms: vec![vm.id], source: None, snapshot: None, template: None })
     }
 
     fn steps(&self, plan: &ConfigurePlan) -> Vec<Box<dyn Step>> {

@@ -67,7 +67,7 @@ fn found(vm: &Vm, disk: DiskId) -> Result<Disk> {
 
 fn begun<A>(title: String, plan: DiskPlan<A>) -> Begun<DiskPlan<A>> {
     let vms = vec![plan.vm];
-    Begun { plan, title, vms, snapshot: None, template: None }
+    Begun { plan, title, vms, source: None, snapshot: None, template: None }
 }
 
 /// Adds a disk.
@@ -109,7 +109,7 @@ impl Kind for DiskAttach {
         let plan = job.plan;
         let sizes = outputs(job.outputs, 1).into_iter().find_map(|output| match output {
             Output::Sizes(sizes) => sizes.first().copied(),
-            Output::Instant(_) | Output::Power(_) | Output::Notes(_) => None,
+            Output::Instant(_) | Output::Power(_) | Output::Memory(_) | Output::Notes(_) => None,
         });
         let disk = Disk { size: sizes.map_or(plan.disk.size, Bytes), ..plan.disk.clone() };
         let done = matches!(job.outcome, Outcome::Done);

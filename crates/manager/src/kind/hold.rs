@@ -74,6 +74,14 @@ pub(crate) async fn leave_vm(
     change: impl FnOnce(&mut Vm),
 ) -> Result<()> {
     let mut vm = tx.vm(vm).await?;
+    if let (VmEvent::Finished(_), VmState::Busy { activity, .. }) = (&event, &vm.state)
+        && matches!(
+            activity,
+            Activity::Starting | Activity::Stopping | Activity::Resuming | Activity::Resetting | Activity::Applying
+        )
+    {
+        vm.notice = None;
+    }
     vm.state = vm.after(&event)?;
     change(&mut vm);
     tx.update_vm(&mut vm).await?;
@@ -100,6 +108,9 @@ pub(crate) fn reason(cause: &Error, left: &[String]) -> String {
     if left.is_empty() {
         return cause.message.clone();
     }
+    // What is left behind for that very reason need not say it again.
+    let again = format!(": {}", cause.message);
+    let left: Vec<&str> = left.iter().map(|left| left.strip_suffix(&again).unwrap_or(left)).collect();
     format!("{}; left behind: {}", cause.message, left.join(", "))
 }
 

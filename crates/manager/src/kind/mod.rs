@@ -9,6 +9,7 @@ pub(crate) mod configure;
 pub(crate) mod disk;
 pub(crate) mod fresh;
 pub(crate) mod hold;
+pub(crate) mod image;
 pub(crate) mod power;
 pub(crate) mod snapshot_create;
 pub(crate) mod snapshot_delete;
@@ -39,6 +40,8 @@ pub(crate) fn registry(agent: &Agent) -> Registry {
         .with(snapshot_create::SnapshotCreate { agent: agent() })
         .with(apply::SnapshotApply { agent: agent() })
         .with(snapshot_delete::SnapshotDelete { agent: agent() })
+        .with(image::SnapshotCompress { agent: agent() })
+        .with(image::SnapshotVerify { agent: agent() })
         .with(clone::CloneVm { agent: agent() })
         .with(template::TemplateCreate { agent: agent() })
         .with(template::TemplateDelete { agent: agent() })

@@ -70,7 +70,7 @@ async fn begin<A>(
     let title = format!("{} {}", activity.verb(), vm.name);
     let (generation, name, after) = (vm.generation, vm.name.to_string(), after(before));
     let plan = PowerPlan { vm: vm.id, name, generation, before, after, start, act: order.act };
-    Ok(Begun { plan, title, vms: vec![vm.id], snapshot: None, template: None })
+    Ok(Begun { plan, title, vms: vec![vm.id], source: None, snapshot: None, template: None })
 }
 
 async fn finish<A: Send + Sync>(tx: &mut Transaction, job: &Ending<'_, PowerPlan<A>>) -> Result<Value> {

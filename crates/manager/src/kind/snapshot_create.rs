@@ -27,6 +27,8 @@ pub(crate) struct SnapshotOrder {
     pub(crate) quiesce: Quiesce,
     pub(crate) deadline: Micros,
     pub(crate) locked: bool,
+    /// Most that a machine may have.
+    pub(crate) most: u32,
 }
 
 /// What was decided.
@@ -50,6 +52,15 @@ pub(crate) async fn names(tx: &mut Transaction, vm: VmId) -> Result<std::collect
     Ok(tx.outline(vm).await?.into_iter().map(|line| line.name).collect())
 }
 
+/// Refuses one more than a machine may have.
+pub(crate) async fn room(tx: &mut Transaction, vm: &Vm, most: u32) -> Result<()> {
+    if tx.count_snapshots(vm.id).await? < u64::from(most) {
+        return Ok(());
+    }
+    let message = format!("{} has {most} snapshots, which is the most; delete some first", vm.name);
+    Err(Error::new(ErrorKind::Limit, message))
+}
+
 /// What a host is asked for: all disks of the machine, at one instant.
 pub(crate) fn instant_of(vm: &Vm, memory: bool, quiesce: Quiesce, deadline: Micros) -> TakeInstant {
     TakeInstant { vm: vm.id, generation: vm.generation, volumes: vm.hardware.volumes(), memory, quiesce, deadline }
@@ -63,6 +74,7 @@ impl Kind for SnapshotCreate {
 
     async fn begin(&self, tx: &mut Transaction, job: JobId, order: SnapshotOrder) -> Result<Begun<SnapshotPlan>> {
         let vm = take_vm(tx, job, order.vm, order.expected, Activity::Snapshotting).await?;
+        room(tx, &vm, order.most).await?;
         let before = rest_before(&vm);
         if before == Rest::Stopped && order.kind.has_memory() {
             let message = format!("{} is stopped, so it has no memory; snapshot its disks only, or start it", vm.name);
@@ -102,7 +114,7 @@ impl Kind for SnapshotCreate {
             wish: instant_of(&vm, order.kind.has_memory(), quiesce, order.deadline),
             memory: order.kind.has_memory().then_some(vm.hardware.memory),
         };
-        Ok(Begun { plan, title, vms: vec![vm.id], snapshot: Some(snapshot.id), template: None })
+        Ok(Begun { plan, title, vms: vec![vm.id], source: None, snapshot: Some(snapshot.id), template: None })
     }
 
     fn steps(&self, plan: &SnapshotPlan) -> Vec<Box<dyn Step>> {

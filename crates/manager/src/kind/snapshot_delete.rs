@@ -120,7 +120,7 @@ impl Kind for SnapshotDelete {
         let instants = snapshots.iter().map(|s| (s.id, parts.remove(&s.id).unwrap_or_default())).collect();
         let snapshot = named_id(order.doomed);
         let plan = SnapshotDeletePlan { vm: vm.id, instants, unreferenced };
-        Ok(Begun { plan, title, vms: vec![vm.id], snapshot, template: None })
+        Ok(Begun { plan, title, vms: vec![vm.id], source: None, snapshot, template: None })
     }
 
     fn steps(&self, plan: &SnapshotDeletePlan) -> Vec<Box<dyn Step>> {

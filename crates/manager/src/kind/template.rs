@@ -124,7 +124,11 @@ impl Kind for TemplateCreate {
             name: template.name.clone(),
         };
         let title = format!("make template {}", template.name);
-        Ok(Begun { plan, title, vms: Vec::new(), snapshot: None, template: Some(template.id) })
+        let source = match order.source {
+            TemplateSource::Vm { vm } => vm,
+            TemplateSource::Snapshot { snapshot } => tx.snapshot(snapshot).await?.vm,
+        };
+        Ok(Begun { plan, title, vms: Vec::new(), source: Some(source), snapshot: None, template: Some(template.id) })
     }
 
     fn steps(&self, plan: &TemplatePlan) -> Vec<Box<dyn Step>> {
@@ -138,11 +142,12 @@ impl Kind for TemplateCreate {
             precious: false,
         };
         let mut steps: Vec<Box<dyn Step>> = Vec::new();
-        if let Some((snapshot, wish)) = &plan.source {
-            steps.push(Box::new(instant("an instant of the machine".to_owned(), *snapshot, wish)));
-        }
+        // Without disks there is nothing to take an instant of.
         if plan.volumes.is_empty() {
             return steps;
+        }
+        if let Some((snapshot, wish)) = &plan.source {
+            steps.push(Box::new(instant("an instant of the machine".to_owned(), *snapshot, wish)));
         }
         let what = format!("template {}", plan.name);
         steps.push(Box::new(Make { agent: agent(), what: what.clone(), volumes: plan.volumes.clone() }));
@@ -218,7 +223,7 @@ impl Kind for TemplateDelete {
         let title = format!("delete template {}", template.name);
         let volumes = template.hardware.volumes();
         let plan = TemplateDeletePlan { template: template.id, own: template.snapshot, volumes };
-        Ok(Begun { plan, title, vms: Vec::new(), snapshot: None, template: Some(template.id) })
+        Ok(Begun { plan, title, vms: Vec::new(), source: None, snapshot: None, template: Some(template.id) })
     }
 
     fn steps(&self, plan: &TemplateDeletePlan) -> Vec<Box<dyn Step>> {

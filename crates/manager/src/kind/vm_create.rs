@@ -64,6 +64,7 @@ impl Kind for VmCreate {
             created: Timestamp::now(),
             hardware: order.hardware,
             current: None,
+            notice: None,
         };
         tx.insert_vm(&vm).await?;
         let machine = || vm.hardware.machine(vm.id, &vm.name);
@@ -80,7 +81,7 @@ impl Kind for VmCreate {
             hardware: vm.hardware.clone(),
         };
         let title = format!("create {}", vm.name);
-        Ok(Begun { plan, title, vms: vec![vm.id], snapshot: None, template: None })
+        Ok(Begun { plan, title, vms: vec![vm.id], source: None, snapshot: None, template: None })
     }
 
     fn steps(&self, plan: &VmCreatePlan) -> Vec<Box<dyn Step>> {

@@ -70,7 +70,7 @@ impl Kind for VmDelete {
         let instants = snapshots.iter().map(|snapshot| snapshot.id).collect();
         let (title, name) = (format!("delete {}", vm.name), vm.name.to_string());
         let plan = VmDeletePlan { vm: vm.id, name, generation: vm.generation, instants, volumes };
-        Ok(Begun { plan, title, vms: vec![vm.id], snapshot: None, template: None })
+        Ok(Begun { plan, title, vms: vec![vm.id], source: None, snapshot: None, template: None })
     }
 
     fn steps(&self, plan: &VmDeletePlan) -> Vec<Box<dyn Step>> {

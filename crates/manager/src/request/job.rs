@@ -17,6 +17,9 @@ pub struct JobRef {
     /// The machines that it makes or works on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub vms: Vec<VmId>,
+    /// The machine that it copies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<VmId>,
     /// The snapshot that it makes or works on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<SnapshotId>,
@@ -70,7 +73,7 @@ pub struct JobError {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct JobFilter {
-    /// About this machine.
+    /// About this machine, or of copies of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<VmId>,
     /// In this state.

@@ -4,6 +4,7 @@
 //! so that a misspelt wish is not silently ignored.
 
 mod clone;
+mod diff;
 mod disk;
 mod host;
 mod job;
@@ -14,6 +15,7 @@ mod template;
 mod vm;
 
 pub use clone::{CloneCreate, CloneMemory, CloneSource};
+pub use diff::{DiffView, DiskDiff, DiskPresence};
 pub use disk::{DiskAttach, DiskContent, DiskResize, DiskSpec, DiskView};
 pub use host::{HostStatus, HostView};
 pub use job::{JobError, JobFilter, JobRef, JobView};

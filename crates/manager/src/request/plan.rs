@@ -1,6 +1,6 @@
 //! What a dry run says: exactly what would happen, and what would become free.
 
-use keyframe_model::agent::{Bytes, DiskId, SnapshotId, VolumeRef};
+use keyframe_model::agent::{Bytes, DiskId, SnapshotId, Timestamp, VolumeRef};
 use keyframe_model::apply::{DiskFate, MemoryUse};
 use keyframe_model::{Name, Rest};
 use serde::{Deserialize, Serialize};
@@ -33,8 +33,15 @@ pub struct ApplyPlanView {
     /// The name of the automatic snapshot of the state given up; absent if that is discarded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keeps: Option<Name>,
-    /// Blocks that are lost because the state given up is discarded.
+    /// The memory of the running or paused guest is kept with it.
+    pub keeps_memory: bool,
+    /// When the automatic snapshot goes by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeps_until: Option<Timestamp>,
+    /// What is lost of the state given up: blocks if it is discarded, and memory.
     pub loses: Bytes,
+    /// Of that, the memory of the running or paused guest.
+    pub loses_memory: Bytes,
     /// The machine runs and its plug is pulled.
     pub stops: bool,
     /// What becomes of each disk.
@@ -65,6 +72,9 @@ pub struct DiskChange {
 /// What a deletion would do.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct DeletePlanView {
+    /// The machine runs or is paused and its plug is pulled: its memory, so much of it, is lost.
+    #[serde(default)]
+    pub loses_memory: Bytes,
     /// What goes, children before their parents.
     pub removed: Vec<SnapshotName>,
     /// Whose parent changes.

@@ -24,7 +24,7 @@ pub struct SnapshotCreate {
     /// Whether the guest's file systems are to be made clean first.
     #[serde(default)]
     pub quiesce: Quiesce,
-    /// How long the guest agent may take, and the longest that writes may be held; 5 s when absent.
+    /// How long the guest agent may take, and the longest that writes may be held; 10 ms to 60 s, 5 s when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Micros>,
     /// Nobody can delete it until it is unlocked.
@@ -54,17 +54,19 @@ pub struct SnapshotUpdate {
 }
 
 /// Takes the machine to a snapshot.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Apply {
-    /// Do not keep the state given up.
+    /// Do not keep the state given up, neither disks nor memory.
     #[serde(default)]
     pub discard_current: bool,
     /// The name of the automatic snapshot of the state given up; `before-NAME-1`, … when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_name: Option<Name>,
-    /// Keep the memory given up too, if the machine has a process: takes longer, and going back goes on where it was.
-    #[serde(default)]
+    /// Keep the memory given up too, if the machine runs or is paused; true when absent. Without it the apply is quicker, but
+    /// going back cuts the guest off, and so does an apply that fails after the guest was stopped.
+    #[serde(default = "yes")]
+    #[schema(default = true)]
     pub keep_memory: bool,
     /// How long the automatic snapshot is kept; 7 days when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -78,6 +80,24 @@ pub struct Apply {
     /// Change nothing, say what would happen.
     #[serde(default)]
     pub dry_run: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Default for Apply {
+    fn default() -> Apply {
+        Apply {
+            discard_current: false,
+            keep_name: None,
+            keep_memory: yes(),
+            keep_for: None,
+            start: false,
+            without_memory: false,
+            dry_run: false,
+        }
+    }
 }
 
 /// Deletes a snapshot.

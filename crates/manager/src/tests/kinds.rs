@@ -15,7 +15,7 @@ use crate::agent::Agent;
 use crate::job::Kind;
 use crate::job::kit::{World, check};
 use crate::kind::{
-    apply, clone, configure, disk, power, snapshot_create, snapshot_delete, template, vm_create, vm_delete,
+    apply, clone, configure, disk, image, power, snapshot_create, snapshot_delete, template, vm_create, vm_delete,
 };
 use crate::request::TemplateSource;
 
@@ -144,6 +144,7 @@ fn apply_order(made: &Made, discard: bool, keep_memory: bool, start: bool) -> ap
         without_memory: true,
         memory: MemoryState::Absent,
         hypervisor: String::new(),
+        most: 100,
     }
 }
 
@@ -201,7 +202,12 @@ fn snapshot(made: &Made, kind: SnapshotKind) -> snapshot_create::SnapshotOrder {
         quiesce: Quiesce::No,
         deadline: Micros(5_000_000),
         locked: false,
+        most: 100,
     }
+}
+
+fn image(made: &Made) -> image::ImageOrder {
+    image::ImageOrder { snapshot: made.snapshot, expected: None }
 }
 
 fn deletion(made: &Made, doomed: Doomed) -> snapshot_delete::SnapshotDeleteOrder {
@@ -257,6 +263,8 @@ kinds! {
     };
     snapshot_delete_leaf: Stopped, snapshot_delete::SnapshotDelete, |made| deletion(made, Doomed::One(made.child));
     snapshot_delete_all: WithMemory, snapshot_delete::SnapshotDelete, |made| deletion(made, Doomed::All);
+    snapshot_compress: WithMemory, image::SnapshotCompress, image;
+    snapshot_verify: WithMemory, image::SnapshotVerify, image;
     clone_of_a_snapshot: Stopped, clone::CloneVm, |made| {
         clones(clone::Origin::Kept(crate::kind::source::Source::Snapshot(made.snapshot)), 2, false, true)
     };

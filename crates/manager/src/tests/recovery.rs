@@ -77,11 +77,17 @@ async fn what_machines_do_by_themselves_is_seen() {
     done(&manager, manager.resume_vm(&call(), vm).await.unwrap().id).await;
     site.fake.kill(vm).unwrap();
     seen(&manager, vm, Rest::Stopped).await;
+    let notices = manager.vm(&caller(), vm).await.unwrap().notices;
+    assert!(
+        notices.iter().any(|notice| notice.starts_with("its process ended although nobody stopped it")),
+        "{notices:?}"
+    );
     manager.stop().await;
 
     // And what they did while nobody looked.
     let manager = site.manager().await;
     done(&manager, manager.start_vm(&call(), vm, Default::default()).await.unwrap().id).await;
+    assert_eq!(manager.vm(&caller(), vm).await.unwrap().vm.notice, None, "that was before");
     manager.stop().await;
     site.fake.kill(vm).unwrap();
     let manager = site.manager().await;
@@ -107,6 +113,34 @@ async fn a_full_array_leaves_everything_as_it_was() {
     assert_eq!(manager.vm(&caller(), vm).await.unwrap().vm.state, VmState::At { rest: Rest::Stopped });
     assert!(manager.tree(&caller(), vm, false).await.unwrap().nodes.is_empty());
     manager.stop().await;
+}
+
+/// With the memory kept the guest goes on where it was; without it the guest starts anew, and that is said.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_apply_that_fails_goes_back_to_the_guest() {
+    for keep_memory in [true, false] {
+        let site = Site::new(true).await;
+        let manager = site.manager().await;
+        let vm = make(&manager, wish(&site, "web", &[1, 2], true)).await.vm;
+        let one = snap(&manager, vm.id, "one", SnapshotKind::Disk).await;
+        site.fake.step(vm.id, 20).unwrap();
+        let before = site.fake.machine(vm.id).unwrap().guest;
+        site.with_agent(|agent| agent.array("fake").faults().fail("revert", 1, When::Before, FaultKind::Internal));
+        let wish = Apply { keep_memory, ..Apply::default() };
+        let view = ended(&manager, job(manager.apply_snapshot(&call(), one, wish).await.unwrap())).await;
+        assert_eq!(view.state, JobState::Failed);
+        let now = manager.vm(&caller(), vm.id).await.unwrap();
+        assert_eq!(now.vm.state, VmState::At { rest: Rest::Running });
+        let guest = site.fake.machine(vm.id).unwrap().guest;
+        assert_eq!(guest.count >= before.count, keep_memory, "{guest:?} after {before:?}");
+        let says = "the guest was started anew: one could not be applied after the guest had been stopped, and its memory \
+                    had not been kept";
+        assert_eq!(view.notes.contains(&says.to_owned()), !keep_memory, "{:?}", view.notes);
+        assert_eq!(now.notices.contains(&says.to_owned()), !keep_memory, "{:?}", now.notices);
+        let nodes = manager.tree(&caller(), vm.id, false).await.unwrap().nodes;
+        assert_eq!(nodes.len(), 1, "of the instant for the way back nothing is left");
+        manager.stop().await;
+    }
 }
 
 /// Taking the disks back fails for good: the machine is in error, the state before is kept, and applying it heals.

@@ -1,7 +1,8 @@
 //! What is refused, in which words, and that nothing has happened then.
 
 use keyframe_model::SnapshotKind;
-use keyframe_model::agent::{Bytes, Generation};
+use keyframe_model::agent::{Bytes, Generation, Micros};
+use keyframe_model::copy::NicPolicy;
 
 use super::scenario::clone_of;
 use super::site::{Site, call, caller, done, make, refused, snap, wish};
@@ -47,6 +48,23 @@ async fn words() {
     let says =
         "disk disk0 of web has 65536 bytes, and 4096 are less; what lies beyond would be lost, so say that you mean it";
     assert_eq!(error.message, says);
+
+    let eternal = SnapshotCreate { deadline: Some(Micros(86_400_000_000)), ..SnapshotCreate::default() };
+    let error = refused(manager.create_snapshot(&call(), vm.id, eternal).await);
+    assert_eq!(
+        error.message,
+        "the deadline of a snapshot is 10 ms to 60 s: writes of the guest may be held for so long"
+    );
+
+    let mut copy = clone_of(CloneSource::Vm { vm: vm.id }, "x", CloneMemory::No);
+    copy.nics = Some(NicPolicy::Vlan { vlan: 5 });
+    let error = refused(manager.clone_vm(&call(), copy).await);
+    let says =
+        "no network interface of web is on a bridge, so a copy cannot be in VLAN 5; disconnect it, or isolate it";
+    assert_eq!(error.message, says);
+
+    let error = manager.events(&caller(), Some(999_999)).await.err().unwrap();
+    assert_eq!(error.kind, ErrorKind::NotFound, "{error}");
 
     let stale = Call { expected: Some(Generation(1)), ..call() };
     let error = refused(manager.start_vm(&stale, vm.id, Default::default()).await);

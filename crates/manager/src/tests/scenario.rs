@@ -7,7 +7,7 @@ use keyframe_model::{Rest, SnapshotKind, VmState};
 use super::site::{Site, apply, call, caller, done, job, make, snap, wish};
 use crate::Manager;
 use crate::request::{
-    Apply, CloneCreate, CloneMemory, CloneSource, PageRequest, SnapshotDelete, SnapshotFilter, StopRequest,
+    Apply, CloneCreate, CloneMemory, CloneSource, JobFilter, PageRequest, SnapshotDelete, SnapshotFilter, StopRequest,
     TemplateCreate, TemplateSource, VmDelete, VmFilter,
 };
 
@@ -114,6 +114,9 @@ async fn a_running_machine_is_forked_and_runs_on() {
         assert_eq!(fork.hardware.nics[0].connection, NicConnection::Isolated { network: "lab".to_owned() });
     }
     site.fake.check(vm.id).unwrap();
+    let about = JobFilter { vm: Some(vm.id), ..JobFilter::default() };
+    let jobs = manager.list_jobs(&caller(), &about, &PageRequest::default()).await.unwrap().items;
+    assert_eq!((jobs[0].job.id, jobs[0].job.source), (made.id, Some(vm.id)), "the job is the source's too");
     let snapshots =
         manager.list_snapshots(&caller(), &SnapshotFilter::default(), &PageRequest::default()).await.unwrap();
     assert!(snapshots.items.is_empty(), "the instant for the fork is gone");
@@ -152,6 +155,21 @@ async fn a_template_needs_nothing_that_it_was_made_of() {
         assert_eq!(found, content);
     }
     assert_eq!(site.look().await["volumes"].as_array().unwrap().len(), 10, "the template's own are gone");
+    manager.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_of_a_machine_without_disks_leaves_nothing() {
+    let site = Site::new(false).await;
+    let manager = site.manager().await;
+    let vm = make(&manager, wish(&site, "bare", &[], false)).await.vm;
+    let (name, source) = ("nothing".parse().unwrap(), TemplateSource::Vm { vm: vm.id });
+    let made = manager.create_template(&call(), TemplateCreate { name, description: String::new(), source }).await;
+    let made = made.unwrap();
+    assert_eq!(made.source, Some(vm.id));
+    done(&manager, made.id).await;
+    assert_eq!(site.look().await["instants"], serde_json::json!([]));
+    assert_eq!(state(&manager, vm.id).await, at(Rest::Stopped));
     manager.stop().await;
 }
 

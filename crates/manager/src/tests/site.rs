@@ -88,8 +88,12 @@ impl Site {
 
     /// A manager on it.
     pub(crate) async fn manager(&self) -> Arc<Manager> {
-        let config = Config { jobs: LIMITS, ..Config::new(self.catalog.clone(), self.address()) };
-        Manager::start(config).await.unwrap()
+        Manager::start(self.config()).await.unwrap()
+    }
+
+    /// How it is set.
+    pub(crate) fn config(&self) -> Config {
+        Config { jobs: LIMITS, ..Config::new(self.catalog.clone(), self.address()) }
     }
 
     /// Kills the agent as `kill -9` does, and starts another.

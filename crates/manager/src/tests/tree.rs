@@ -52,6 +52,50 @@ async fn a_detached_disk_comes_back_with_the_node_that_had_it() {
     manager.stop().await;
 }
 
+/// An apply of a running machine can be undone for its guest, and a dry run says whether.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_guest_given_up_can_be_had_again() {
+    let site = Site::new(true).await;
+    let manager = site.manager().await;
+    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm;
+    let old = snap(&manager, vm.id, "old", SnapshotKind::Disk).await;
+    site.fake.step(vm.id, 20).unwrap();
+    let given_up = site.fake.machine(vm.id).unwrap().guest;
+
+    let dry = |wish: Apply| {
+        let manager = manager.clone();
+        async move {
+            let wish = Apply { dry_run: true, ..wish };
+            match manager.apply_snapshot(&call(), old, wish).await.unwrap() {
+                Outcome::Done(PlanView::Apply(plan)) => plan,
+                other => panic!("a dry run changes nothing: {other:?}"),
+            }
+        }
+    };
+    let ram = vm.hardware.memory;
+    let plan = dry(Apply::default()).await;
+    assert_eq!((plan.keeps_memory, plan.loses_memory, plan.loses), (true, Bytes(0), Bytes(0)));
+    assert!(plan.keeps_until.unwrap() > Timestamp::now());
+    let plan = dry(Apply { keep_memory: false, ..Apply::default() }).await;
+    assert_eq!((plan.keeps_memory, plan.loses_memory, plan.loses), (false, ram, ram));
+    let plan = dry(Apply { discard_current: true, ..Apply::default() }).await;
+    assert_eq!((plan.keeps_memory, plan.loses_memory, plan.keeps_until), (false, ram, None));
+    assert!(plan.loses >= ram);
+
+    apply(&manager, old, Apply { start: true, ..Apply::default() }).await;
+    assert_ne!(site.fake.machine(vm.id).unwrap().guest, given_up);
+    let kept = manager.find_snapshot(&caller(), Some(vm.id), "before-old-1").await.unwrap();
+    let shown = manager.snapshot(&caller(), kept, false).await.unwrap().snapshot;
+    assert_eq!(shown.kind, SnapshotKind::DiskAndMemory);
+    apply(&manager, kept, Apply { discard_current: true, ..Apply::default() }).await;
+    let back = site.fake.machine(vm.id).unwrap().guest;
+    assert!(back.count >= given_up.count, "{back:?} is before {given_up:?}");
+    site.fake.check(vm.id).unwrap();
+    let never = Apply { keep_for: Some(Micros(0)), ..Apply::default() };
+    assert_eq!(refused(manager.apply_snapshot(&call(), old, never).await).kind, crate::ErrorKind::Invalid);
+    manager.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_nobody_holds_goes_with_the_state_that_is_discarded() {
     let site = Site::new(false).await;

@@ -61,6 +61,7 @@ pub(crate) fn vm(state: VmState, disks: Vec<Disk>) -> Vm {
         created: Timestamp(0),
         hardware: hardware(disks),
         current: None,
+        notice: None,
     }
 }
 

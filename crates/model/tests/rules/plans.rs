@@ -18,6 +18,7 @@ struct Ask {
     held: BTreeSet<VolumeRef>,
     memory: MemoryState,
     discard: bool,
+    keep_memory: bool,
     start: bool,
     without_memory: bool,
     keep_name: Option<Name>,
@@ -26,7 +27,18 @@ struct Ask {
 impl Ask {
     fn new(vm: Vm, snapshot: Snapshot) -> Ask {
         let (taken, held, memory) = (BTreeSet::new(), BTreeSet::new(), MemoryState::Absent);
-        Ask { vm, snapshot, taken, held, memory, discard: false, start: false, without_memory: false, keep_name: None }
+        Ask {
+            vm,
+            snapshot,
+            taken,
+            held,
+            memory,
+            discard: false,
+            keep_memory: true,
+            start: false,
+            without_memory: false,
+            keep_name: None,
+        }
     }
 
     fn answer(&self) -> (ApplyPlan, Vec<String>) {
@@ -34,6 +46,7 @@ impl Ask {
             vm: &self.vm,
             snapshot: &self.snapshot,
             discard: self.discard,
+            keep_memory: self.keep_memory,
             keep_name: self.keep_name.as_ref(),
             taken: &self.taken,
             held: &self.held,
@@ -79,6 +92,25 @@ fn a_disk_snapshot_leaves_the_machine_stopped() {
     let (plan, _) = ask.answer();
     assert!(!plan.stop);
     assert_eq!(plan.ends, Rest::Running);
+}
+
+#[test]
+fn the_memory_given_up_is_kept_unless_nobody_wants_it() {
+    let paused = VmState::At { rest: Rest::Paused { reason: keyframe_model::agent::PauseReason::Asked } };
+    for (state, keep, discard, kept, lost) in [
+        (running(), true, false, true, false),
+        (paused, true, false, true, false),
+        (running(), false, false, false, true),
+        (running(), true, true, false, true),
+        (stopped(), true, false, false, false),
+        (VmState::Error { reason: "x".into() }, true, false, false, false),
+    ] {
+        let mut ask = Ask::new(vm(state.clone(), vec![disk(1, 0)]), ready(vec![disk(1, 0)]));
+        (ask.keep_memory, ask.discard) = (keep, discard);
+        let plan = ask.answer().0;
+        let expected = if lost { ask.vm.hardware.memory } else { Bytes(0) };
+        assert_eq!((plan.keep_memory, plan.lost_memory), (kept, expected), "{state:?} {keep} {discard}");
+    }
 }
 
 #[test]

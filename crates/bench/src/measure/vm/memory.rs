@@ -93,7 +93,7 @@ impl Subject<'_> {
             first_tick(console, console.mark(), |tick| tick > ahead + AHEAD)?;
             let (from, before) = (console.mark(), tick(console)?);
             let began = Instant::now();
-            let (_, seconds) = timed(|| self.site.json(["snapshot", "apply", &target]))?;
+            let (_, seconds) = timed(|| self.site.json(["snapshot", "apply", &target, "--no-keep-memory"]))?;
             while agent.get(&format!("/v1/vms/{}", self.machine.id))?["memory_pending"] != 0 {
                 ensure!(began.elapsed() < PATIENCE, "memory is not in after {PATIENCE:?}");
                 std::thread::sleep(Duration::from_millis(2));

@@ -4,7 +4,9 @@ use std::io::{self, Write};
 
 use keyframe_manager::request::{ApplyPlanView, DeletePlanView, DiskFate, MemoryUse, PlanView};
 
-use super::size;
+use keyframe_model::agent::Bytes;
+
+use super::{moment, size};
 
 /// `what` is the thing as the user named it.
 pub(in crate::remote) fn draw(plan: &PlanView, what: &str, out: &mut impl Write) -> io::Result<()> {
@@ -19,10 +21,7 @@ fn apply(plan: &ApplyPlanView, out: &mut impl Write) -> io::Result<()> {
     if plan.stops {
         writeln!(out, "would pull the machine's plug")?;
     }
-    match &plan.keeps {
-        Some(name) => writeln!(out, "would keep the state given up as {name}")?,
-        None => writeln!(out, "would lose the state given up: {}", size(plan.loses))?,
-    }
+    given_up(plan, out)?;
     for disk in &plan.disks {
         let (name, fate) = (&disk.name, disk.fate);
         match fate {
@@ -40,10 +39,29 @@ fn apply(plan: &ApplyPlanView, out: &mut impl Write) -> io::Result<()> {
         MemoryUse::Unusable { reason } => writeln!(out, "cannot use the memory of then: {reason}")?,
     }
     writeln!(out, "would end {}", plan.ends)?;
-    obstacles(&plan.obstacles, out)
+    hurdles(&plan.obstacles, out)
+}
+
+/// What is kept of the state given up, and what is lost.
+fn given_up(plan: &ApplyPlanView, out: &mut impl Write) -> io::Result<()> {
+    if let Some(name) = &plan.keeps {
+        let memory = if plan.keeps_memory { " with the guest's memory" } else { "" };
+        let until = plan.keeps_until.map_or_else(String::new, |at| format!(", until {}", moment(at)));
+        writeln!(out, "would keep the state given up as {name}{memory}{until}")?;
+    } else {
+        let blocks = Bytes(plan.loses.0.saturating_sub(plan.loses_memory.0));
+        writeln!(out, "would lose the state given up: {} on disks", size(blocks))?;
+    }
+    match plan.loses_memory {
+        Bytes(0) => Ok(()),
+        lost => writeln!(out, "would lose the guest's memory: {}", size(lost)),
+    }
 }
 
 fn delete(plan: &DeletePlanView, what: &str, out: &mut impl Write) -> io::Result<()> {
+    if plan.loses_memory.0 > 0 {
+        writeln!(out, "would pull the machine's plug and lose the guest's memory: {}", size(plan.loses_memory))?;
+    }
     if plan.removed.is_empty() {
         writeln!(out, "would delete {what}")?;
     }
@@ -57,9 +75,17 @@ fn delete(plan: &DeletePlanView, what: &str, out: &mut impl Write) -> io::Result
         0 => writeln!(out, "would free {}", size(plan.would_free))?,
         _ => writeln!(out, "would free {}, of which {} memory", size(plan.would_free), size(plan.memory))?,
     }
-    obstacles(&plan.obstacles, out)
+    hurdles(&plan.obstacles, out)
 }
 
-fn obstacles(obstacles: &[String], out: &mut impl Write) -> io::Result<()> {
+/// What stands in the way.
+pub(in crate::remote) fn obstacles(plan: &PlanView) -> &[String] {
+    match plan {
+        PlanView::Apply(plan) => &plan.obstacles,
+        PlanView::Delete(plan) => &plan.obstacles,
+    }
+}
+
+fn hurdles(obstacles: &[String], out: &mut impl Write) -> io::Result<()> {
     obstacles.iter().try_for_each(|why| writeln!(out, "not now: {why}"))
 }

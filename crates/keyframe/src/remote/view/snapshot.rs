@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use keyframe_manager::request::SnapshotView;
+use keyframe_manager::request::{DiffView, DiskDiff, DiskPresence, SnapshotView};
 use keyframe_model::agent::{CutMethod, GuestAnswer, InstantReport};
 use keyframe_model::{SnapshotOrigin, SnapshotState};
 
@@ -138,4 +138,21 @@ fn origin(origin: &SnapshotOrigin) -> &'static str {
         SnapshotOrigin::ForClone { .. } => "for a clone",
         SnapshotOrigin::ForTemplate { .. } => "for a template",
     }
+}
+
+/// What differs between two of them.
+pub(in crate::remote) fn diff(view: &DiffView, out: &mut impl Write) -> io::Result<()> {
+    let row = |disk: &DiskDiff| {
+        let remark = match disk.presence {
+            DiskPresence::Both => String::new(),
+            DiskPresence::OnlyBefore => format!("only in {}", view.from.name),
+            DiskPresence::OnlyAfter => format!("only in {}", view.to.name),
+        };
+        vec![disk.name.to_string(), size(disk.changed), size(disk.zeroed), disk.extents.to_string(), remark]
+    };
+    print(&["DISK", "CHANGED", "ZEROED", "EXTENTS", "REMARKS"], view.disks.iter().map(row).collect(), out)?;
+    if view.memory_left_out {
+        writeln!(out, "memory is not compared")?;
+    }
+    Ok(())
 }

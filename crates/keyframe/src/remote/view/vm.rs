@@ -75,6 +75,7 @@ pub(in crate::remote) fn show(view: &VmView, out: &mut impl Write) -> io::Result
     }
     let allowed: Vec<String> = view.allowed.iter().map(|activity| word(*activity)).collect();
     list.push(("allowed now", allowed.join(", ")));
+    list.extend(vm.notice.as_ref().map(|notice| ("noticed (utc)", moment(notice.at))));
     list.extend(view.notices.iter().map(|notice| ("notice", notice.clone())));
     fields(&list, out)
 }

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-/// Members of documents that are moments, durations or counts of changes.
-const VOLATILE: [&str; 9] = ["generation", "created", "at", "expires", "seen", "paused", "held", "frozen", "stored"];
+/// Members of documents that are moments, durations, counts of changes, or tell of the way.
+const VOLATILE: [&str; 10] =
+    ["generation", "created", "at", "notice", "expires", "seen", "paused", "held", "frozen", "stored"];
 
 /// A world without its volatile members.
 pub(super) fn steady(mut world: Value) -> Value {

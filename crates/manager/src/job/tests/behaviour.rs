@@ -89,6 +89,36 @@ async fn what_cannot_be_undone_is_named_and_the_machine_is_in_error() {
 }
 
 #[tokio::test]
+async fn one_that_waits_for_its_turn_is_cancelled_at_once() {
+    let world = world(Trouble::WaitsForCancel).await;
+    let limits = Limits { jobs: 1, ..LIMITS };
+    let engine = Engine::new(world.catalog.clone(), Registry::new().with(world.toy.clone()), limits);
+    let other = stopped_vm("other");
+    let mut tx = world.catalog.write().await.unwrap();
+    tx.insert_vm(&other).await.unwrap();
+    tx.commit().await.unwrap();
+    let first = engine.submit::<Toy>("me", (world.vm, false)).await.unwrap();
+    world.toy.reached.notified().await;
+    let waiting = engine.submit::<Toy>("me", (other.id, false)).await.unwrap();
+    engine.cancel(waiting).await.unwrap();
+    assert_eq!(ended(&engine, waiting).await.state, JobState::Cancelled);
+    assert!(!world.catalog.read().await.unwrap().job(first).await.unwrap().state.ended());
+    engine.cancel(first).await.unwrap();
+    ended(&engine, first).await;
+    engine.stop().await;
+}
+
+/// A host may be away for longer than anybody's patience: whoever cannot go back waits, and nothing is in error.
+#[tokio::test]
+async fn what_cannot_be_undone_waits_for_its_host() {
+    let toy = Toy { trouble: Trouble::LastUnreachableTimes(60), ..Toy::default() };
+    let world = ToyWorld::new(&toy, true).await;
+    let job = run(&world).await;
+    assert_eq!((job.state, job.error), (JobState::Succeeded, None));
+    assert_eq!(world.toy.tries.load(Ordering::SeqCst), 62, "one of them is the second step's");
+}
+
+#[tokio::test]
 async fn a_long_step_hears_of_a_cancellation() {
     let world = world(Trouble::WaitsForCancel).await;
     let engine = engine(&world);

@@ -43,6 +43,8 @@ enum Trouble {
     #[default]
     None,
     UnreachableTimes(u32),
+    /// At the last step.
+    LastUnreachableTimes(u32),
     Unreachable,
     Hangs,
     WaitsForCancel,
@@ -146,8 +148,17 @@ impl Step for Put {
                     return Err(Error::cancelled());
                 }
                 Trouble::Panics => panic!("planted"),
-                Trouble::None | Trouble::UnreachableTimes(_) | Trouble::CannotBeUndone | Trouble::HoldsLast => {}
+                Trouble::None
+                | Trouble::UnreachableTimes(_)
+                | Trouble::LastUnreachableTimes(_)
+                | Trouble::CannotBeUndone
+                | Trouble::HoldsLast => {}
             }
+        }
+        if let (2, Trouble::LastUnreachableTimes(times)) = (self.at, self.toy.trouble)
+            && self.toy.tries.fetch_add(1, Ordering::SeqCst) <= times
+        {
+            return unreachable();
         }
         if self.at == 2 && self.toy.trouble == Trouble::HoldsLast {
             self.toy.reached.notify_one();
@@ -164,7 +175,7 @@ impl Step for Put {
 
     async fn undo(&self, cx: &Context) -> Result<()> {
         if self.toy.trouble == Trouble::CannotBeUndone && self.at == 1 {
-            return Err(Error::new(ErrorKind::Unreachable, "the shelf is out of reach"));
+            return Err(Error::new(ErrorKind::Internal, "the shelf is out of reach"));
         }
         let failed_here = cx.outputs().raw(self.at).is_none();
         match self.toy.bug {
@@ -262,5 +273,6 @@ fn stopped_vm(name: &str) -> Vm {
             cloud_init: None,
         },
         current: None,
+        notice: None,
     }
 }

@@ -45,6 +45,11 @@ impl Instant {
         loop {
             match self.agent.take_instant(self.snapshot, &self.wish).await {
                 Err(e) if e.kind == ErrorKind::Busy => sleep(AGAIN).await,
+                Err(e) if self.precious && self.memory.is_some() && e.kind != ErrorKind::Unreachable => {
+                    let message =
+                        format!("{}; applying it without keeping the guest's memory does not need that", e.message);
+                    return Err(Error { message, ..e });
+                }
                 other => return other,
             }
         }

@@ -8,7 +8,7 @@ mod instant;
 mod power;
 mod volume;
 
-use keyframe_model::agent::{InstantReport, Power};
+use keyframe_model::agent::{InstantReport, MemoryInfo, Power};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -32,6 +32,8 @@ pub(crate) enum Output {
     Power(Power),
     /// Volumes were made, of these sizes in bytes.
     Sizes(Vec<u64>),
+    /// How a memory image is stored.
+    Memory(MemoryInfo),
     /// What people should know.
     Notes(Vec<String>),
 }
@@ -56,7 +58,7 @@ pub(crate) fn outputs(outputs: &Outputs, steps: usize) -> Vec<Output> {
 pub(crate) fn report(all: &[Output]) -> Option<InstantReport> {
     all.iter().find_map(|output| match output {
         Output::Instant(report) => Some(report.clone()),
-        Output::Power(_) | Output::Sizes(_) | Output::Notes(_) => None,
+        Output::Power(_) | Output::Sizes(_) | Output::Memory(_) | Output::Notes(_) => None,
     })
 }
 
@@ -64,7 +66,7 @@ pub(crate) fn report(all: &[Output]) -> Option<InstantReport> {
 pub(crate) fn power(all: &[Output]) -> Option<Power> {
     all.iter().rev().find_map(|output| match output {
         Output::Power(power) => Some(power.clone()),
-        Output::Instant(_) | Output::Sizes(_) | Output::Notes(_) => None,
+        Output::Instant(_) | Output::Sizes(_) | Output::Memory(_) | Output::Notes(_) => None,
     })
 }
 
@@ -72,7 +74,7 @@ pub(crate) fn power(all: &[Output]) -> Option<Power> {
 pub(crate) fn notes(all: &[Output]) -> Vec<String> {
     let notes = all.iter().filter_map(|output| match output {
         Output::Notes(notes) => Some(notes.clone()),
-        Output::Instant(_) | Output::Sizes(_) | Output::Power(_) => None,
+        Output::Instant(_) | Output::Sizes(_) | Output::Memory(_) | Output::Power(_) => None,
     });
     notes.flatten().collect()
 }
