@@ -67,7 +67,7 @@ async fn by_token(manager: &Manager, secret: &str) -> Result<Caller, Problem> {
     let found = manager.catalog().read().await?.token_by_hash(&hash).await?;
     let now = Timestamp::now();
     let Some(token) = found.filter(|token| token.expires.is_none_or(|at| at > now)) else {
-        return Err(Problem::unauthorized("the token is not known, or no longer; ask for a new one"));
+        return Err(Problem::unauthorized("the token is not known, or no longer: show another one"));
     };
     // Roughly is enough, and a write for each request would be too much.
     if token.used.is_none_or(|used| used.0 < now.0 - COARSE) {

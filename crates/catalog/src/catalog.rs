@@ -4,12 +4,12 @@ use std::fmt::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::any::AnyPoolOptions;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::{Any, Connection, Pool, SqlSafeStr};
+use sqlx::{Any, AssertSqlSafe, Connection, Pool, SqlSafeStr};
 use tokio::sync::{Mutex, watch};
 
 use crate::keeper::Hold;
@@ -35,6 +35,8 @@ pub(crate) struct Inner {
     pub(crate) epoch: AtomicI64,
     pub(crate) hold: Mutex<Option<Hold>>,
     pub(crate) newest: watch::Sender<i64>,
+    pub(crate) statements: AtomicU64,
+    pub(crate) rows: AtomicU64,
 }
 
 /// Which database.
@@ -70,8 +72,16 @@ impl Catalog {
             .map_err(|e| Error::caused(ErrorKind::Unavailable, format!("cannot open the catalog {database}"), e))?;
         migrate(&pool, &database).await?;
         let (newest, _) = watch::channel(0);
-        let inner =
-            Inner { pool, database, writer: Arc::default(), epoch: AtomicI64::new(0), hold: Mutex::new(None), newest };
+        let inner = Inner {
+            pool,
+            database,
+            writer: Arc::default(),
+            epoch: AtomicI64::new(0),
+            hold: Mutex::new(None),
+            newest,
+            statements: AtomicU64::new(0),
+            rows: AtomicU64::new(0),
+        };
         let catalog = Catalog { inner: Arc::new(inner) };
         let newest = catalog.read().await?.last_event().await?;
         catalog.inner.newest.send_replace(newest);
@@ -91,6 +101,12 @@ impl Catalog {
     /// The number of the newest event that this process has committed; changes with every commit.
     pub fn changes(&self) -> watch::Receiver<i64> {
         self.inner.newest.subscribe()
+    }
+
+    /// How many statements have been run so far, and how many rows they have returned: what a call costs, whatever the clock
+    /// says.
+    pub fn work(&self) -> (u64, u64) {
+        (self.inner.statements.load(Ordering::Relaxed), self.inner.rows.load(Ordering::Relaxed))
     }
 
     /// Waits for what is under way and closes all connections.
@@ -157,14 +173,24 @@ fn percent(path: &Path) -> String {
     out
 }
 
+const MEMORIES: &str = include_str!("../migrations/0002_memories.sql");
+
 async fn migrate(pool: &Pool<Any>, database: &Database) -> Result<()> {
     let fail = |e: Box<dyn std::error::Error + Send + Sync>| {
         let message = format!("the tables of the catalog {database} cannot be brought up to date");
         Error::caused(ErrorKind::Unavailable, message, e)
     };
     let base = include_str!("../migrations/0001_base.sql");
-    let migration = Migration::new(1, "base".into(), MigrationType::Simple, base.into_sql_str(), false);
-    let migrator = Migrator::with_migrations(vec![migration]);
+    let fill = match database {
+        Database::Sqlite(_) => "COALESCE(json_extract(document, '$.report.memory.stored'), 0)",
+        Database::Postgres(_) => "COALESCE((document::json #>> '{report,memory,stored}')::BIGINT, 0)",
+    };
+    let memories = format!("{};\nUPDATE snapshots SET stored = {fill};\n", MEMORIES.trim_end().trim_end_matches(';'));
+    let migration = |version, name: &'static str, sql| {
+        Migration::new(version, name.into(), MigrationType::Simple, AssertSqlSafe(sql).into_sql_str(), false)
+    };
+    let migrations = vec![migration(1, "base", base.to_owned()), migration(2, "memories", memories)];
+    let migrator = Migrator::with_migrations(migrations);
     // PostgreSQL's driver lets one process at a time do this. SQLite's does not, so a file's lock does.
     let _turn = match database {
         Database::Postgres(_) => None,

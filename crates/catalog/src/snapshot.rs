@@ -1,7 +1,7 @@
 //! Snapshots of machines. Thousands of them belong to one machine: pages and the tree come from columns and indexes, and only
 //! what is shown has its document read.
 
-use keyframe_agent_api::{Generation, SnapshotId, Timestamp, VmId};
+use keyframe_agent_api::{Bytes, Generation, SnapshotId, Timestamp, VmId};
 use keyframe_model::{Name, Snapshot, SnapshotKind, SnapshotOrigin, SnapshotState, Tag, Tree};
 use serde::{Deserialize, Serialize};
 use sqlx::AssertSqlSafe;
@@ -81,7 +81,8 @@ impl Transaction {
     /// Adds a snapshot.
     pub async fn insert_snapshot(&mut self, snapshot: &Snapshot) -> Result<()> {
         let sql = "INSERT INTO snapshots (id, vm, name, generation, phase, kind, automatic, locked, parent, created, \
-                   expires, searchable, document) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
+                   expires, searchable, document, stored) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, \
+                   $14)";
         let args = columns(snapshot)?;
         let done = self.execute("add a snapshot", sql, args).await;
         done.map_err(|e| e.taken(|| taken(&snapshot.name)))?;
@@ -110,8 +111,8 @@ impl Transaction {
     pub async fn update_snapshot(&mut self, snapshot: &mut Snapshot) -> Result<()> {
         let next = Snapshot { generation: snapshot.generation.next(), ..snapshot.clone() };
         let sql = "UPDATE snapshots SET vm = $2, name = $3, generation = $4, phase = $5, kind = $6, automatic = $7, \
-                   locked = $8, parent = $9, created = $10, expires = $11, searchable = $12, document = $13 \
-                   WHERE id = $1 AND generation = $14";
+                   locked = $8, parent = $9, created = $10, expires = $11, searchable = $12, document = $13, \
+                   stored = $14 WHERE id = $1 AND generation = $15";
         let mut args = columns(&next)?;
         args.push(snapshot.generation.into());
         let changed = self.execute("change a snapshot", sql, args).await;
@@ -165,6 +166,13 @@ impl Transaction {
     pub async fn count_snapshots(&mut self, vm: VmId) -> Result<u64> {
         let filter = SnapshotFilter { vm: Some(vm), ..SnapshotFilter::default() };
         self.count("SELECT COUNT(*) AS n FROM snapshots", filter.conditions()?).await
+    }
+
+    /// What the stored memories of a machine's snapshots take.
+    pub async fn stored_memory(&mut self, vm: VmId) -> Result<Bytes> {
+        let sql = "SELECT CAST(COALESCE(SUM(stored), 0) AS BIGINT) AS n FROM snapshots WHERE vm = $1";
+        let sum = self.row("sum up memories", sql, args![vm]).await?.int("n")?;
+        u64::try_from(sum).map(Bytes).map_err(|e| Error::corrupt("what memories take", e))
     }
 
     /// The tree of a machine's snapshots.
@@ -283,6 +291,8 @@ fn columns(snapshot: &Snapshot) -> Result<Vec<Arg>> {
         searchable.push('\n');
         searchable.push_str(tag.as_str());
     }
+    let memory = snapshot.report.as_ref().and_then(|report| report.memory.as_ref());
+    let stored = memory.map_or(0, |memory| i64::try_from(memory.stored.0).unwrap_or(i64::MAX));
     Ok(args![
         snapshot.id,
         snapshot.vm,
@@ -297,6 +307,7 @@ fn columns(snapshot: &Snapshot) -> Result<Vec<Arg>> {
         snapshot.expires,
         folded(&searchable),
         document(snapshot, &snapshot.name)?,
+        stored,
     ])
 }
 

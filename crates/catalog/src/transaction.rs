@@ -75,6 +75,7 @@ impl Transaction {
     pub(crate) async fn execute(&mut self, act: &str, sql: impl SqlSafeStr + Send, args: Vec<Arg>) -> Result<u64> {
         self.writing()?;
         let query = args.into_iter().fold(sqlx::query(sql), |query, arg| arg.bind(query));
+        self.catalog.statements.fetch_add(1, Ordering::Relaxed);
         let done = query.execute(&mut *self.inner).await.map_err(|e| Error::database(act, e))?;
         Ok(done.rows_affected())
     }
@@ -82,7 +83,10 @@ impl Transaction {
     /// All rows.
     pub(crate) async fn rows(&mut self, act: &str, sql: impl SqlSafeStr + Send, args: Vec<Arg>) -> Result<Vec<AnyRow>> {
         let query = args.into_iter().fold(sqlx::query(sql), |query, arg| arg.bind(query));
-        query.fetch_all(&mut *self.inner).await.map_err(|e| Error::database(act, e))
+        self.catalog.statements.fetch_add(1, Ordering::Relaxed);
+        let rows = query.fetch_all(&mut *self.inner).await.map_err(|e| Error::database(act, e))?;
+        self.catalog.rows.fetch_add(u64::try_from(rows.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        Ok(rows)
     }
 
     /// The first row, if there is one.
@@ -93,7 +97,10 @@ impl Transaction {
         args: Vec<Arg>,
     ) -> Result<Option<AnyRow>> {
         let query = args.into_iter().fold(sqlx::query(sql), |query, arg| arg.bind(query));
-        query.fetch_optional(&mut *self.inner).await.map_err(|e| Error::database(act, e))
+        self.catalog.statements.fetch_add(1, Ordering::Relaxed);
+        let row = query.fetch_optional(&mut *self.inner).await.map_err(|e| Error::database(act, e))?;
+        self.catalog.rows.fetch_add(u64::from(row.is_some()), Ordering::Relaxed);
+        Ok(row)
     }
 
     /// The one row that there must be.

@@ -7,7 +7,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::any::AnyRow;
 
 use crate::event::{Change, EventKind};
-use crate::sql::{Columns, Conditions, args, containing, document, folded, unword, word};
+use crate::sql::{Arg, BATCH, Columns, Conditions, args, containing, document, folded, places, unword, word};
 use crate::{Error, ErrorKind, Owner, Page, PageOf, Result, Transaction};
 
 /// Which machines.
@@ -143,6 +143,19 @@ impl Transaction {
         }
         let rows = self.listed("SELECT * FROM vms", conditions, " ORDER BY id", page.limit).await?;
         Ok(Page::of(rows.iter().map(read).collect::<Result<_>>()?, page.limit, total))
+    }
+
+    /// Of these machines, those that there are.
+    pub async fn vms_of(&mut self, ids: &[VmId]) -> Result<Vec<Vm>> {
+        let mut found = Vec::with_capacity(ids.len());
+        for batch in ids.chunks(BATCH) {
+            let sql = format!("SELECT * FROM vms WHERE id IN {}", places(1, batch.len()));
+            let args = batch.iter().map(|&id| Arg::from(id)).collect();
+            for row in self.rows("read machines", AssertSqlSafe(sql), args).await? {
+                found.push(read(&row)?);
+            }
+        }
+        Ok(found)
     }
 
     /// Every machine.

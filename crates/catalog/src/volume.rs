@@ -66,6 +66,19 @@ impl Transaction {
         Ok(out)
     }
 
+    /// The volumes that snapshots of a machine need, each with how many do and the newest of them.
+    pub async fn snapshotted_volumes(&mut self, vm: VmId) -> Result<Vec<(VolumeRef, u32, SnapshotId)>> {
+        let sql = "SELECT array_name, volume, COUNT(*) AS n, MAX(owner) AS newest FROM volume_owners \
+                   WHERE owner_kind = 'snapshot' AND owner IN (SELECT id FROM snapshots WHERE vm = $1) \
+                   GROUP BY array_name, volume ORDER BY array_name, volume";
+        let rows = self.rows("find what snapshots need", sql, args![vm]).await?;
+        let one = |row: &AnyRow| {
+            let count = u32::try_from(row.int("n")?).map_err(|e| Error::corrupt("a count", e))?;
+            Ok((volume(row)?, count, row.parsed("newest")?))
+        };
+        rows.iter().map(one).collect()
+    }
+
     /// Who refers to the volume.
     pub async fn owners_of(&mut self, volume: &VolumeRef) -> Result<Vec<Owner>> {
         let sql = "SELECT owner_kind, owner FROM volume_owners WHERE volume = $1 AND array_name = $2 \

@@ -34,6 +34,9 @@ const COMMANDS: [&str; 84] = [
     "snapshot apply",
     "snapshot revert",
     "snapshot delete",
+    "snapshot diff",
+    "snapshot compress",
+    "snapshot verify",
     "snapshot search",
     "snapshot space",
     "clone",
@@ -139,9 +142,16 @@ fn completions_know_every_word() {
     let sandbox = Sandbox::empty();
     for shell in ["bash", "zsh", "fish"] {
         let script = sandbox.bare(&["completion", shell]).good();
-        for word in COMMANDS.iter().flat_map(|command| command.split(' ')) {
-            assert!(script.contains(word), "{shell}: {word}");
-        }
+        assert!(script.contains("__complete"), "{shell}: {script}");
+    }
+    for command in COMMANDS {
+        let mut words: Vec<&str> = ["__complete", "--"].into_iter().chain(command.split(' ')).collect();
+        let last = words.last().copied().unwrap();
+        let offered = sandbox.bare(&words).good();
+        assert!(offered.lines().any(|line| line.split('\t').next() == Some(last)), "{command}: {offered}");
+        words.push("--");
+        let options = sandbox.bare(&words).good();
+        assert!(options.contains("--json"), "{command}: {options}");
     }
 }
 

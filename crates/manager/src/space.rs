@@ -54,14 +54,20 @@ pub(crate) async fn of_heads(agent: &Agent, heads: Vec<VolumeRef>) -> Result<Vec
 }
 
 /// What a machine takes, with its snapshots.
-pub(crate) async fn of_vm(agent: &Agent, vm: &keyframe_model::Vm, snapshots: &[Snapshot]) -> Result<VmSpace> {
+///
+/// `held` are the volumes of its snapshots, `memory` is what their memories take.
+pub(crate) async fn of_vm(
+    agent: &Agent,
+    vm: &keyframe_model::Vm,
+    held: Vec<VolumeRef>,
+    memory: Bytes,
+) -> Result<VmSpace> {
     let heads = vm.hardware.volumes();
     let mut all: std::collections::BTreeSet<VolumeRef> = heads.iter().cloned().collect();
-    all.extend(snapshots.iter().flat_map(|snapshot| snapshot.hardware.volumes()));
+    all.extend(held);
     let would_free_volumes = all.into_iter().collect();
     let found = agent.space(&SpaceRequest { heads, would_free_volumes, ..SpaceRequest::default() }).await?;
     let sum = |part: fn(&SpaceUse) -> Bytes| found.heads.iter().flatten().map(part).sum();
-    let memory: Bytes = snapshots.iter().map(stored).sum();
     Ok(VmSpace {
         provisioned: vm.hardware.disks.iter().map(|disk| disk.size).sum(),
         referenced: sum(|space| space.referenced),

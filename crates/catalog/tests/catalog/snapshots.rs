@@ -1,10 +1,12 @@
-use keyframe_agent_api::{Generation, SnapshotId, Timestamp};
+use keyframe_agent_api::{
+    Bytes, CutMethod, Generation, GuestAnswer, InstantReport, MemoryInfo, Micros, SnapshotId, Timestamp,
+};
 use keyframe_catalog::{Change, ErrorKind, EventKind, PageOf, SnapshotFilter, SnapshotPhase};
 use keyframe_model::{SnapshotEvent, SnapshotKind, SnapshotOrigin, SnapshotState};
 
 use crate::world::{Place, on_both, snapshot, vm};
 
-on_both! { a_snapshot_lives the_tree_moves filters_and_search expiry }
+on_both! { a_snapshot_lives the_tree_moves filters_and_search expiry memories_are_summed_up }
 
 async fn a_snapshot_lives(place: Place) {
     let mut tx = place.catalog.write().await.unwrap();
@@ -139,4 +141,45 @@ async fn expiry(place: Place) {
     let expired = tx.expired_snapshots(Timestamp(30), 10).await.unwrap();
     assert_eq!(expired.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["early", "late"]);
     assert_eq!(tx.expired_snapshots(Timestamp(30), 1).await.unwrap().len(), 1);
+}
+
+async fn memories_are_summed_up(place: Place) {
+    let mut tx = place.catalog.write().await.unwrap();
+    let (a, b) = (vm("a"), vm("b"));
+    tx.insert_vm(&a).await.unwrap();
+    tx.insert_vm(&b).await.unwrap();
+    assert_eq!(tx.stored_memory(a.id).await.unwrap(), Bytes(0));
+    let mut made = Vec::new();
+    for (n, stored) in [Some(100), None, Some(20)].into_iter().enumerate() {
+        let mut s = snapshot(&a, &format!("s-{n}"), None);
+        s.created = Timestamp(i64::try_from(n).unwrap());
+        if let Some(stored) = stored {
+            s.kind = SnapshotKind::DiskAndMemory;
+            let (hypervisor, memory, stored) = ("none".to_owned(), Bytes(500), Bytes(stored));
+            let memory = Some(MemoryInfo { memory, stored, hypervisor, compressed: false });
+            s.report = Some(InstantReport { memory, ..report() });
+        }
+        tx.insert_snapshot(&s).await.unwrap();
+        made.push(s);
+    }
+    assert_eq!(tx.stored_memory(a.id).await.unwrap(), Bytes(120));
+    assert_eq!(tx.stored_memory(b.id).await.unwrap(), Bytes(0));
+    let ids = |found: Vec<keyframe_model::Snapshot>| found.into_iter().map(|s| s.id).collect::<Vec<_>>();
+    assert_eq!(ids(tx.memories(None, Timestamp(9), 9).await.unwrap()), [made[0].id, made[2].id]);
+    assert_eq!(ids(tx.memories(None, Timestamp(9), 1).await.unwrap()), [made[0].id]);
+    assert_eq!(ids(tx.memories(Some(made[0].id), Timestamp(9), 9).await.unwrap()), [made[2].id]);
+    assert_eq!(ids(tx.memories(None, Timestamp(1), 9).await.unwrap()), [made[0].id]);
+    let changed = &mut made[0];
+    changed.report.as_mut().unwrap().memory.as_mut().unwrap().stored = Bytes(1);
+    tx.update_snapshot(changed).await.unwrap();
+    assert_eq!(tx.stored_memory(a.id).await.unwrap(), Bytes(21));
+    let mut found: Vec<String> = tx.vms_of(&[b.id, a.id]).await.unwrap().iter().map(|vm| vm.name.to_string()).collect();
+    found.sort();
+    assert_eq!(found, ["a", "b"]);
+}
+
+fn report() -> InstantReport {
+    let none = Micros(0);
+    let (method, guest) = (CutMethod::AtRest, GuestAnswer::NotAsked);
+    InstantReport { at: Timestamp(0), method, guest, paused: none, held: none, frozen: none, memory: None }
 }

@@ -32,6 +32,8 @@ async fn a_volume_is_kept_while_anybody_refers_to_it(place: Place) {
         let found = tx.unreferenced_without(&going).await.unwrap();
         assert_eq!(found, free.into_iter().map(volume).collect::<Vec<_>>(), "{going:?}");
     }
+    let held = tx.snapshotted_volumes(m.id).await.unwrap();
+    assert_eq!(held, [(volume("one"), 1, s.id), (volume("two"), 2, later.id)]);
     assert_eq!(tx.owners_of(&volume("one")).await.unwrap(), [of_s]);
     let mut owners = tx.owners_of(&volume("two")).await.unwrap();
     owners.sort();

@@ -246,7 +246,7 @@ impl std::fmt::Display for Refused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.problem.detail)?;
         if self.status == StatusCode::UNAUTHORIZED {
-            f.write_str(" in KEYFRAME_TOKEN")?;
+            f.write_str(" (it is taken from KEYFRAME_TOKEN)")?;
         }
         Ok(())
     }

@@ -38,14 +38,12 @@ pub(crate) fn array(host: &HostInfo, wished: Option<&String>) -> Result<String> 
         Some(name) if host.arrays.iter().any(|array| array.name == *name) => Ok(name.clone()),
         Some(name) => {
             let known: Vec<&str> = host.arrays.iter().map(|array| array.name.as_str()).collect();
-            let message = format!("{} has no array {name}; it has {}", host.name, known.join(", "));
+            let message = format!("host {} has no array {name}; it has {}", host.name, known.join(", "));
             Err(Error::new(ErrorKind::Invalid, message))
         }
-        None => host
-            .arrays
-            .first()
-            .map(|array| array.name.clone())
-            .ok_or_else(|| Error::new(ErrorKind::Unsupported, format!("{} has no array; configure one", host.name))),
+        None => host.arrays.first().map(|array| array.name.clone()).ok_or_else(|| {
+            Error::new(ErrorKind::Unsupported, format!("host {} has no array; configure one", host.name))
+        }),
     }
 }
 

@@ -7,7 +7,6 @@ use keyframe_model::agent::{DiskId, VmId};
 
 use super::build::{array, content};
 use crate::kind::disk as kind;
-use crate::kind::snapshot_delete::all_snapshots;
 use crate::request::{Call, Caller, DiskAttach, DiskResize, DiskView, JobRef};
 use crate::{Manager, Result, space};
 
@@ -17,14 +16,15 @@ impl Manager {
         self.admit(caller)?;
         let mut tx = self.catalog.read().await?;
         let vm = tx.vm(vm).await?;
-        let snapshots = all_snapshots(&mut tx, vm.id).await?;
-        drop(tx);
         let mut holders: BTreeMap<DiskId, (Disk, u32)> = BTreeMap::new();
-        for disk in snapshots.into_values().flat_map(|snapshot| snapshot.hardware.disks) {
-            let known = holders.entry(disk.id).or_insert_with(|| (disk.clone(), 0));
+        for (volume, count, newest) in tx.snapshotted_volumes(vm.id).await? {
             // The newest snapshot that holds it knows it best.
-            *known = (disk, known.1 + 1);
+            let disks = tx.snapshot(newest).await?.hardware.disks;
+            if let Some(disk) = disks.into_iter().find(|disk| disk.volume == volume) {
+                holders.insert(disk.id, (disk, count));
+            }
         }
+        drop(tx);
         let view = |disk: Disk, attached, snapshots| DiskView { disk, vm: vm.id, attached, snapshots, space: None };
         let mut views = Vec::new();
         for disk in &vm.hardware.disks {

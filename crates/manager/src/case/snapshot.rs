@@ -1,6 +1,6 @@
 //! Snapshots.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use keyframe_model::agent::{Generation, Micros, SnapshotId, VmId};
 use keyframe_model::{Snapshot, SnapshotKind, Tag};
@@ -43,12 +43,9 @@ impl Manager {
         };
         let mut tx = self.catalog.read().await?;
         let found = tx.snapshots(&wish, &wanted(page)?).await?;
-        let mut currents: BTreeMap<VmId, Option<SnapshotId>> = BTreeMap::new();
-        for snapshot in &found.items {
-            if let std::collections::btree_map::Entry::Vacant(entry) = currents.entry(snapshot.vm) {
-                entry.insert(tx.vm(snapshot.vm).await?.current);
-            }
-        }
+        let vms: BTreeSet<VmId> = found.items.iter().map(|snapshot| snapshot.vm).collect();
+        let vms = tx.vms_of(&vms.into_iter().collect::<Vec<_>>()).await?;
+        let currents: BTreeMap<VmId, Option<SnapshotId>> = vms.iter().map(|vm| (vm.id, vm.current)).collect();
         drop(tx);
         let space = self.spaces(&found.items, filter.space).await;
         let mut space = space.into_iter();
@@ -99,7 +96,8 @@ impl Manager {
             };
         }
         let Some(vm) = vm else {
-            let message = format!("'{}' is a name; say of which machine", name.escape_debug());
+            let message =
+                format!("'{}' is a snapshot's name without its machine; write MACHINE@SNAPSHOT", name.escape_debug());
             return Err(Error::new(ErrorKind::Invalid, message));
         };
         let vm = tx.vm(vm).await?;

@@ -1,7 +1,7 @@
 //! Machines.
 
-use keyframe_catalog::VmPhase;
-use keyframe_model::agent::{Bytes, CreateVolume, Micros, VmId, VmStatus, VolumeSource};
+use keyframe_catalog::{Transaction, VmPhase};
+use keyframe_model::agent::{Bytes, CreateVolume, Micros, VmId, VmStatus, VolumeRef, VolumeSource};
 use keyframe_model::copy::{NicPolicy, copy};
 use keyframe_model::{Activity, Hardware, Rest, Snapshot, Vm, VmState, delete};
 
@@ -34,8 +34,8 @@ impl Manager {
         let mut page = answer(found, |vm| vm.id.to_string(), |vm| view(vm, None));
         if filter.space {
             for view in &mut page.items {
-                let snapshots: Vec<Snapshot> = all_snapshots(&mut tx, view.vm.id).await?.into_values().collect();
-                view.space = space::of_vm(&self.agent, &view.vm, &snapshots).await.ok();
+                let (held, memory) = held(&mut tx, view.vm.id).await?;
+                view.space = space::of_vm(&self.agent, &view.vm, held, memory).await.ok();
             }
         }
         Ok(page)
@@ -46,12 +46,12 @@ impl Manager {
         self.admit(caller)?;
         let mut tx = self.catalog.read().await?;
         let vm = tx.vm(vm).await?;
-        let snapshots: Vec<Snapshot> = all_snapshots(&mut tx, vm.id).await?.into_values().collect();
+        let count = u32::try_from(tx.count_snapshots(vm.id).await?).unwrap_or(u32::MAX);
+        let (held, memory) = held(&mut tx, vm.id).await?;
         drop(tx);
         // A view without what the host says is better than none.
         let status = self.agent.vm(vm.id).await.ok();
-        let space = space::of_vm(&self.agent, &vm, &snapshots).await.ok();
-        let count = u32::try_from(snapshots.len()).unwrap_or(u32::MAX);
+        let space = space::of_vm(&self.agent, &vm, held, memory).await.ok();
         Ok(VmView { snapshots: Some(count), space, ..view(vm, status) })
     }
 
@@ -232,6 +232,12 @@ impl Manager {
             obstacles,
         })
     }
+}
+
+/// The volumes of a machine's snapshots, and what their memories take.
+async fn held(tx: &mut Transaction, vm: VmId) -> Result<(Vec<VolumeRef>, Bytes)> {
+    let held = tx.snapshotted_volumes(vm).await?.into_iter().map(|(volume, ..)| volume).collect();
+    Ok((held, tx.stored_memory(vm).await?))
 }
 
 fn phase(state: &str) -> Result<VmPhase> {

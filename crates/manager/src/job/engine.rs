@@ -161,6 +161,11 @@ impl Engine {
     pub async fn cancel(&self, id: JobId) -> Result<()> {
         let mut tx = self.inner.catalog.write().await?;
         let mut job = tx.job(id).await?;
+        if job.state.ended() {
+            let ended = serde_json::to_value(job.state).ok().and_then(|word| word.as_str().map(str::to_owned));
+            let message = format!("job {id} ({}) has ended already: {}", job.title, ended.unwrap_or_default());
+            return Err(Refusal::new(RefusalKind::State, message).into());
+        }
         job.state.after(JobEvent::Cancel)?;
         if job.committed {
             let message = format!("job {id} ({}) has begun what cannot be undone; wait for its end", job.title);
@@ -202,6 +207,14 @@ impl Engine {
             std::mem::take(&mut tasks.set)
         };
         set.shutdown().await;
+    }
+
+    /// Returns when no task is at work any more: a job's task goes on for a moment after the job's end is known.
+    #[cfg(any(test, feature = "kit"))]
+    pub(super) async fn idle(&self) {
+        while !self.inner.tasks.lock().cancels.is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// Returns when another manager has taken over: this process must end.

@@ -28,6 +28,7 @@ mod step;
 mod tap;
 #[cfg(test)]
 mod tests;
+mod words;
 
 pub use context::{Context, Outputs};
 pub use engine::{Engine, Limits};

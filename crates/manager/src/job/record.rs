@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::drive::Course;
 use super::kind::Outcome;
+use super::words::named;
 use crate::{Error, ErrorKind, Result};
 
 /// Parts of a step in a job's progress.
@@ -78,6 +79,7 @@ impl Course<'_> {
 
     /// The job failed or was cancelled: from here on it is undone, beginning with the step that it failed at.
     pub(super) async fn record_turn(&mut self, at: Option<usize>, cause: &Error) -> std::result::Result<(), Halt> {
+        let cause = &self.named(cause).await;
         let step = at.and_then(|index| self.again(index, StepState::Undoing, Some(cause)));
         self.record("turn", |job| {
             turn(job, cause)?;
@@ -94,7 +96,12 @@ impl Course<'_> {
     ) -> std::result::Result<(), Halt> {
         let mut steps = Vec::new();
         let mut left = None;
-        if let Some((index, failure)) = undone {
+        let failure = match undone.and_then(|(_, failure)| failure) {
+            Some(failure) => Some(self.named(failure).await),
+            None => None,
+        };
+        if let Some((index, _)) = undone {
+            let failure = failure.as_ref();
             let state = if failure.is_some() { StepState::Stuck } else { StepState::Undone };
             let step = self.again(index, state, failure);
             left = failure.zip(step.as_ref()).map(|(failure, step)| format!("{}: {failure}", step.name));
@@ -112,6 +119,7 @@ impl Course<'_> {
 
     /// A step that commits could not be done.
     pub(super) async fn record_stuck(&mut self, index: usize, cause: &Error) -> std::result::Result<(), Halt> {
+        let cause = &self.named(cause).await;
         let step = self.again(index, StepState::Stuck, Some(cause));
         let left: Vec<String> = self.steps[index..].iter().map(|step| format!("not done: {}", step.name())).collect();
         self.record("stuck", |job| {
@@ -163,6 +171,15 @@ impl Course<'_> {
         self.job = job;
         self.engine.tap.recorded(self.job.id, "end").await;
         Ok(Ok(()))
+    }
+
+    /// The failure in words that people know; as it is if the catalog does not answer.
+    async fn named(&self, failure: &Error) -> Error {
+        let message = match self.engine.catalog.read().await {
+            Ok(mut tx) => named(&mut tx, &failure.message).await,
+            Err(_) => failure.message.clone(),
+        };
+        Error::new(failure.kind, message)
     }
 
     async fn record(

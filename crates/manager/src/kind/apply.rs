@@ -28,8 +28,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::hold::{hold_snapshot, leave_vm, rest_of, take_vm, vm_event};
-use super::snapshot_create::{instant_of, room};
-use super::snapshot_delete::all_snapshots;
+use super::snapshot_create::{instant_of, names, room};
 use super::step::{DeleteInstants, DeleteVolumes, Instant, Output, Pause, Revert, Start, Stop, outputs, power, report};
 use crate::agent::Agent;
 use crate::job::{Begun, Ending, Kind, Outcome, Step};
@@ -107,9 +106,8 @@ pub(crate) struct SnapshotApply {
 /// What an apply would do, and what stands in its way.
 pub(crate) async fn preview(tx: &mut Transaction, vm: &Vm, order: &ApplyOrder) -> Result<(ApplyPlan, Vec<Error>)> {
     let snapshot = tx.snapshot(order.snapshot).await?;
-    let all = all_snapshots(tx, vm.id).await?;
-    let taken: BTreeSet<Name> = all.values().map(|snapshot| snapshot.name.clone()).collect();
-    let held: BTreeSet<VolumeRef> = all.values().flat_map(|snapshot| snapshot.hardware.volumes()).collect();
+    let taken = names(tx, vm.id).await?;
+    let held: BTreeSet<VolumeRef> = tx.snapshotted_volumes(vm.id).await?.into_iter().map(|(of, ..)| of).collect();
     let wish = ApplyWish {
         vm,
         snapshot: &snapshot,

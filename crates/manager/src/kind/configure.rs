@@ -67,8 +67,10 @@ impl Kind for VmConfigure {
             (Rest::Stopped, _) => Vec::new(),
             (Rest::Running | Rest::Paused { .. }, Some(links)) if only_cables => links,
             (Rest::Running | Rest::Paused { .. }, _) => {
-                let message =
-                    format!("cannot change {}: it is not stopped, and only cables can be plugged then", vm.name);
+                let message = format!(
+                    "cannot change {}: it is not stopped; stop it first, while it runs only cables can be plugged",
+                    vm.name
+                );
                 return Err(Error::new(ErrorKind::State, message));
             }
         };

@@ -208,7 +208,7 @@ impl Kind for DiskResize {
         if order.size < disk.size {
             if !order.shrink {
                 let message = format!(
-                    "disk {} of {vm} has {} bytes, and {} are less; what lies beyond would be lost, so say that you mean it",
+                    "disk {} of {vm} has {} bytes, and {} are less; what lies beyond would be lost, so say that you mean it (shrink)",
                     disk.name, disk.size, order.size
                 );
                 return Err(Error::new(ErrorKind::Invalid, message));

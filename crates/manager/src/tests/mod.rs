@@ -4,6 +4,7 @@ mod image;
 mod kinds;
 mod recovery;
 mod refusals;
+mod scale;
 mod scenario;
 pub(crate) mod site;
 mod tree;

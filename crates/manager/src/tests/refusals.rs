@@ -45,8 +45,8 @@ async fn words() {
 
     let smaller = DiskResize { size: Bytes(4096), shrink: false };
     let error = refused(manager.resize_disk(&call(), vm.id, vm.hardware.disks[0].id, smaller).await);
-    let says =
-        "disk disk0 of web has 65536 bytes, and 4096 are less; what lies beyond would be lost, so say that you mean it";
+    let says = "disk disk0 of web has 65536 bytes, and 4096 are less; what lies beyond would be lost, so say that you mean it \
+         (shrink)";
     assert_eq!(error.message, says);
 
     let eternal = SnapshotCreate { deadline: Some(Micros(86_400_000_000)), ..SnapshotCreate::default() };
@@ -88,7 +88,10 @@ async fn a_running_machine_is_not_changed_or_deleted_by_accident() {
     let error = refused(manager.delete_vm(&call(), vm, VmDelete::default()).await);
     assert_eq!(error.message, "cannot delete web: it is running; stop it first, or force it");
     let error = refused(manager.update_vm(&call(), vm, VmUpdate { cpus: Some(2), ..VmUpdate::default() }).await);
-    assert_eq!(error.message, "cannot change web: it is not stopped, and only cables can be plugged then");
+    assert_eq!(
+        error.message,
+        "cannot change web: it is not stopped; stop it first, while it runs only cables can be plugged"
+    );
     manager.stop().await;
 }
 

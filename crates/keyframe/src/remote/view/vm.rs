@@ -43,10 +43,12 @@ pub(in crate::remote) fn show(view: &VmView, out: &mut impl Write) -> io::Result
         list.push(("description", vm.description.clone()));
     }
     list.push(("created (utc)", moment(vm.created)));
+    list.push(("generation", vm.generation.to_string()));
     list.push(("processors", vm.hardware.cpus.to_string()));
     list.push(("memory", size(vm.hardware.memory)));
     list.push(("firmware", word(vm.hardware.firmware)));
     list.push(("machine type", vm.hardware.machine_type.clone()));
+    list.extend(vm.hardware.direct_boot.as_ref().map(|boot| ("kernel", boot.kernel.clone())));
     for disk in &vm.hardware.disks {
         let note = if disk.read_only { ", read-only" } else { "" };
         list.push((

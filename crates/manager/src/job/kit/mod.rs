@@ -59,6 +59,8 @@ pub struct Violation {
     pub what: String,
 }
 
+/// How long a task may go on after its job's end is known.
+const SETTLE: Duration = Duration::from_millis(500);
 /// A job that has not ended by now is stuck.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -169,7 +171,13 @@ impl Run {
         let id = engine.submit::<W::Kind>("kit", world.order()).await.map_err(|e| format!("cannot begin: {e}"))?;
         let job = loop {
             tokio::select! {
-                job = engine.wait(id) => break job,
+                job = engine.wait(id) => {
+                    // One that is killed at its last record never comes to rest.
+                    if tokio::time::timeout(SETTLE, engine.idle()).await.is_err() {
+                        tracing::debug!(%id, "was killed after its end");
+                    }
+                    break job;
+                }
                 () = plot.cancels.notified() => {
                     // Refused where it is too late, which is as good.
                     if let Err(e) = engine.cancel(id).await {

@@ -129,7 +129,8 @@ async fn a_long_step_hears_of_a_cancellation() {
     assert_eq!((job.state, job.error.unwrap().kind.as_str()), (JobState::Cancelled, "cancelled"));
     assert!(world.toy.shelf.lock().is_empty());
     let refused = engine.cancel(id).await.unwrap_err();
-    assert_eq!((refused.kind, refused.to_string().as_str()), (RefusalKind::State.into(), "the job has ended"));
+    let says = format!("job {id} (put 3 boxes for toy) has ended already: cancelled");
+    assert_eq!((refused.kind, refused.to_string()), (RefusalKind::State.into(), says));
 }
 
 #[tokio::test]

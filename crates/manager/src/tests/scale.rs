@@ -1,0 +1,81 @@
+//! What calls cost does not grow with the number of snapshots.
+
+use keyframe_model::SnapshotKind;
+use keyframe_model::agent::SnapshotId;
+
+use super::site::{Site, caller, make, snap, wish};
+use crate::request::{PageRequest, SnapshotFilter, VmFilter};
+
+/// Statements and rows of each call on a machine with so many snapshots.
+async fn costs(count: usize) -> Vec<(&'static str, (u64, u64))> {
+    let site = Site::new(false).await;
+    let manager = site.manager().await;
+    let vm = make(&manager, wish(&site, "web", &[1], false)).await.vm;
+    let first = snap(&manager, vm.id, "first", SnapshotKind::Disk).await;
+    // Nothing but the calls below is to be counted.
+    manager.stop().await;
+    let mut tx = site.catalog.write().await.unwrap();
+    let mut snapshot = tx.snapshot(first).await.unwrap();
+    for n in 1..count {
+        (snapshot.parent, snapshot.id) = (Some(snapshot.id), SnapshotId::new());
+        snapshot.name = format!("s-{n}").parse().unwrap();
+        tx.insert_snapshot(&snapshot).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+
+    let mut costs = Vec::new();
+    let mut before = site.catalog.work();
+    let mut note = |what| {
+        let now = site.catalog.work();
+        costs.push((what, (now.0 - before.0, now.1 - before.1)));
+        before = now;
+    };
+    let filter = SnapshotFilter { vm: Some(vm.id), ..SnapshotFilter::default() };
+    let page = PageRequest { limit: Some(20), after: None };
+    let found = manager.list_snapshots(&caller(), &filter, &page).await.unwrap();
+    note("a page of its snapshots");
+    let page = PageRequest { after: found.next, ..page };
+    assert_eq!(manager.list_snapshots(&caller(), &filter, &page).await.unwrap().items.len(), 20);
+    note("the next page");
+    manager.list_snapshots(&caller(), &SnapshotFilter::default(), &page).await.unwrap();
+    note("a page of all snapshots");
+    manager.find_snapshot(&caller(), Some(vm.id), "s-7").await.unwrap();
+    note("one by its name");
+    manager.list_vms(&caller(), &VmFilter::default(), &PageRequest::default()).await.unwrap();
+    note("a page of machines");
+    assert_eq!(manager.vm(&caller(), vm.id).await.unwrap().snapshots, u32::try_from(count).ok());
+    note("one machine");
+    assert_eq!(manager.disks(&caller(), vm.id).await.unwrap()[0].snapshots as usize, count);
+    note("its disks");
+    costs
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_on_one_thing_do_not_read_all() {
+    let (few, many) = (costs(60).await, costs(1500).await);
+    assert_eq!(few, many);
+    let most = many.iter().map(|(_, (statements, _))| *statements).max();
+    assert!(most <= Some(5), "{many:?}");
+}
+
+/// A manager that starts looks at what is unfinished, not at everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_does_not_read_all_snapshots() {
+    let site = Site::new(false).await;
+    let manager = site.manager().await;
+    let vm = make(&manager, wish(&site, "web", &[1], false)).await.vm;
+    let first = snap(&manager, vm.id, "first", SnapshotKind::Disk).await;
+    manager.stop().await;
+    let mut tx = site.catalog.write().await.unwrap();
+    let mut snapshot = tx.snapshot(first).await.unwrap();
+    for n in 1..1000 {
+        (snapshot.id, snapshot.name) = (SnapshotId::new(), format!("s-{n}").parse().unwrap());
+        tx.insert_snapshot(&snapshot).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    let before = site.catalog.work().1;
+    let manager = site.manager().await;
+    let rows = site.catalog.work().1 - before;
+    assert!(rows < 200, "{rows} rows");
+    manager.stop().await;
+}
