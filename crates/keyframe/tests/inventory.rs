@@ -7,7 +7,7 @@ mod common;
 use common::Sandbox;
 
 /// The commands, as they are typed. A new one fails `the_list_is_complete` until it is here.
-const COMMANDS: [&str; 84] = [
+const COMMANDS: [&str; 87] = [
     "up",
     "down",
     "vm create",
