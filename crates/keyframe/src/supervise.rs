@@ -62,7 +62,8 @@ async fn keep(noun: &str, data: &Path, stop: CancellationToken) -> Result<()> {
             () = stop.cancelled() => return end(noun, child).await,
         };
         let ran = began.elapsed();
-        if !ever && ran < STILLBORN {
+        // One that was killed could have been.
+        if !ever && ran < STILLBORN && status.code().is_some() {
             bail!("the {noun} cannot be started ({status}); the reason is above");
         }
         ever = true;
