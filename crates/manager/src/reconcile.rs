@@ -10,7 +10,7 @@ use keyframe_catalog::{Catalog, Host, Transaction};
 use keyframe_model::agent::{
     FaultKind, Generation, HostId, PauseReason, Power, Timestamp, VmEvent as AgentEvent, VmId,
 };
-use keyframe_model::{Notice, Vm, VmEvent, VmState, delete};
+use keyframe_model::{Notice, Rest, Vm, VmEvent, VmState, delete};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::agent::{Agent, Events};
@@ -109,21 +109,27 @@ async fn settle(tx: &mut Transaction, mut vm: Vm, power: &Power) -> Result<()> {
         return Ok(());
     }
     tracing::info!(vm = %vm.name, was = %vm.state, now = %next, "changed by itself");
-    let text = match power {
-        Power::Off => {
+    let text = match (power, &vm.state) {
+        (Power::Off, _) => {
             "its process ended although nobody stopped it here: the guest shut down, or the process was killed"
+                .to_owned()
         }
-        Power::Paused { reason: PauseReason::NoSpace } => {
-            "it stands still because its storage is full: make space, then resume it"
+        (Power::Paused { reason: PauseReason::NoSpace }, _) => {
+            "it stands still because its storage is full; it goes on when there is space".to_owned()
         }
-        Power::Paused { reason: PauseReason::IoError } => {
-            "it stands still because a disk failed; resuming it tries again"
+        (Power::Paused { reason: PauseReason::IoError }, _) => {
+            "it stands still because a disk failed; resuming it tries again".to_owned()
         }
-        Power::Paused { reason: PauseReason::Crashed } => "its guest has crashed; reset it, or apply a snapshot to it",
-        Power::Paused { reason: PauseReason::Asked } => "it was paused, but not here",
-        Power::Running => "it was started or resumed, but not here",
+        (Power::Paused { reason: PauseReason::Crashed }, _) => {
+            "its guest has crashed; reset it, or apply a snapshot to it".to_owned()
+        }
+        (Power::Paused { reason: PauseReason::Asked }, _) => "it was paused, but not here".to_owned(),
+        (Power::Running, VmState::At { rest: rest @ Rest::Paused { .. } }) => {
+            format!("it was {rest}, and goes on again")
+        }
+        (Power::Running, _) => "it was started, but not here".to_owned(),
     };
-    vm.notice = Some(Notice { at: Timestamp::now(), text: text.to_owned() });
+    vm.notice = Some(Notice { at: Timestamp::now(), text });
     vm.state = next;
     tx.update_vm(&mut vm).await?;
     Ok(())
