@@ -1,6 +1,6 @@
 //! Starting, stopping, pausing, resuming and resetting.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use keyframe_model::agent::{Generation, PauseReason, Power, StartVm, StopHow, StopVm, VmId};
@@ -9,10 +9,12 @@ use serde_json::Value;
 use super::Output;
 use crate::agent::Agent;
 use crate::job::{Context, Step};
-use crate::{ErrorKind, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// What a start may take besides loading memory.
 const START: Duration = Duration::from_secs(120);
+/// How long a guest is asked to power off before it is asked whether that is still wished.
+const ASK: Duration = Duration::from_secs(5);
 
 /// Starts a machine; undone, it is off.
 pub(crate) struct Start {
@@ -87,19 +89,40 @@ pub(crate) struct Stop {
     pub(crate) commits: bool,
 }
 
+impl Stop {
+    /// Has the guest asked until it obeys, a while at a time: between, nothing keeps the machine from whoever calls the job off.
+    async fn ask(&self, cx: &Context, deadline: Duration, then_hard: bool) -> Result<Power> {
+        let began = Instant::now();
+        loop {
+            let left = deadline.saturating_sub(began.elapsed());
+            let last = left <= ASK;
+            let how = StopHow::Graceful { deadline: left.min(ASK).into(), then_hard: then_hard && last };
+            match self.agent.stop(self.vm, &StopVm { generation: self.generation, how }).await {
+                Err(e) if e.kind == ErrorKind::Deadline && !last => {}
+                other => return Ok(other?.power),
+            }
+            if cx.cancelled() {
+                return Err(Error::cancelled());
+            }
+        }
+    }
+}
+
 #[async_trait]
 impl Step for Stop {
     fn name(&self) -> String {
         format!("stop {}", self.name)
     }
 
-    async fn run(&self, _: &Context) -> Result<Value> {
-        if self.how == StopHow::Hard {
-            off(&self.agent, self.vm, self.generation).await?;
-            return Output::Power(Power::Off).value();
-        }
-        let status = self.agent.stop(self.vm, &StopVm { generation: self.generation, how: self.how }).await?;
-        Output::Power(status.power).value()
+    async fn run(&self, cx: &Context) -> Result<Value> {
+        let power = match self.how {
+            StopHow::Hard => {
+                off(&self.agent, self.vm, self.generation).await?;
+                Power::Off
+            }
+            StopHow::Graceful { deadline, then_hard } => self.ask(cx, deadline.into(), then_hard).await?,
+        };
+        Output::Power(power).value()
     }
 
     async fn undo(&self, _: &Context) -> Result<()> {
