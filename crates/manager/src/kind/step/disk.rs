@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use keyframe_model::agent::{
-    Bytes, ConfigureDisk, DiskSlot, Generation, NicId, ResizeVolume, SetLink, VmId, VolumeRef,
+    Bytes, ConfigureDisk, DiskSlot, Generation, NicId, Power, ResizeVolume, SetLink, VmId, VolumeRef,
 };
 use serde_json::Value;
 
@@ -72,8 +72,19 @@ impl Step for RemoveDisk {
     }
 }
 
+/// What a process could not be told any more needs not be said: the next one is started with what the catalog says.
+async fn unless_off(agent: &Agent, vm: VmId, told: Result<()>) -> Result<()> {
+    let Err(error) = told else { return Ok(()) };
+    match agent.vm(vm).await {
+        Ok(status) if status.power == Power::Off => Ok(()),
+        Err(e) if e.kind == ErrorKind::NotFound => Ok(()),
+        Ok(_) | Err(_) => Err(error),
+    }
+}
+
 async fn plug_in(agent: &Agent, vm: VmId, generation: Generation, disk: &DiskSlot) -> Result<Value> {
-    agent.add_disk(vm, &ConfigureDisk { generation, disk: disk.clone() }).await?;
+    let told = agent.add_disk(vm, &ConfigureDisk { generation, disk: disk.clone() }).await;
+    unless_off(agent, vm, told).await?;
     Ok(Value::Null)
 }
 
@@ -81,7 +92,7 @@ async fn pull_out(agent: &Agent, vm: VmId, generation: Generation, disk: &DiskSl
     match agent.remove_disk(vm, disk.id, generation).await {
         // It is out already.
         Err(e) if e.kind == ErrorKind::NotFound => Ok(()),
-        other => other,
+        told => unless_off(agent, vm, told).await,
     }
 }
 
@@ -101,7 +112,8 @@ impl Resize {
         let shrink = self.from.max(self.to) != size;
         self.agent.resize_volume(&self.volume, &ResizeVolume { size, shrink }).await?;
         if let Some((vm, generation, disk)) = &self.guest {
-            self.agent.disk_resized(*vm, disk.id, *generation).await?;
+            let told = self.agent.disk_resized(*vm, disk.id, *generation).await;
+            unless_off(&self.agent, *vm, told).await?;
         }
         Ok(())
     }
@@ -146,15 +158,22 @@ impl Step for SetLinks {
 
     async fn run(&self, _: &Context) -> Result<Value> {
         for &(nic, up) in &self.links {
-            self.agent.set_link(self.vm, &SetLink { generation: self.generation, nic, up }).await?;
+            self.set(nic, up).await?;
         }
         Ok(Value::Null)
     }
 
     async fn undo(&self, _: &Context) -> Result<()> {
         for &(nic, up) in &self.links {
-            self.agent.set_link(self.vm, &SetLink { generation: self.generation, nic, up: !up }).await?;
+            self.set(nic, !up).await?;
         }
         Ok(())
+    }
+}
+
+impl SetLinks {
+    async fn set(&self, nic: NicId, up: bool) -> Result<()> {
+        let told = self.agent.set_link(self.vm, &SetLink { generation: self.generation, nic, up }).await;
+        unless_off(&self.agent, self.vm, told).await
     }
 }
