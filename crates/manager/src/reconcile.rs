@@ -3,6 +3,7 @@
 //! Takes no input: it looks, compares, and changes the catalog; doing it again changes nothing. A machine that a job works
 //! on is left to the job.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ use crate::{ErrorKind, Manager, Result};
 pub(crate) const LOCAL: &str = "local";
 /// Until the stream of events of a host that does not answer is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// When a host is looked at again after a machine has changed that a job has.
+const SOON: Duration = Duration::from_millis(500);
 /// How often what has expired is looked for.
 const TIDY: Duration = Duration::from_secs(10);
 /// Most automatic snapshots that are deleted in one go; their jobs have to end first.
@@ -66,15 +69,23 @@ async fn follow(manager: &Manager, events: &mut Events, look: Duration) -> Resul
     // Looked at only once the stream is open, so that nothing is missed between.
     look_at_host(manager).await?;
     let mut looked = tokio::time::Instant::now();
+    // Those that changed while a job had them: they may not be what the job leaves them as.
+    let mut missed: HashSet<VmId> = HashSet::new();
     loop {
-        if looked.elapsed() >= look {
-            look_at_host(manager).await?;
+        let pause = if missed.is_empty() { look } else { look.min(SOON) };
+        if looked.elapsed() >= pause {
+            let busy = look_at_host(manager).await?;
+            missed.retain(|vm| busy.contains(vm));
             looked = tokio::time::Instant::now();
         }
-        match timeout(look, events.next()).await {
+        match timeout(pause, events.next()).await {
             Err(_) => {}
             Ok(event) => match event? {
-                Some(AgentEvent::Changed(status)) => observe(manager, status.vm, &status.power).await?,
+                Some(AgentEvent::Changed(status)) => {
+                    if observe(manager, status.vm, &status.power).await? {
+                        missed.insert(status.vm);
+                    }
+                }
                 Some(AgentEvent::Complaint { vm, fault }) => tracing::warn!(%vm, error = %fault, "the host complains"),
                 None => return Ok(()),
             },
@@ -82,8 +93,8 @@ async fn follow(manager: &Manager, events: &mut Events, look: Duration) -> Resul
     }
 }
 
-/// Compares all machines with what the host says.
-pub(crate) async fn look_at_host(manager: &Manager) -> Result<()> {
+/// Compares all machines with what the host says, but those that jobs have; says which those are.
+pub(crate) async fn look_at_host(manager: &Manager) -> Result<HashSet<VmId>> {
     let info = manager.agent.host().await?;
     let statuses = manager.agent.vms().await?;
     let mut tx = manager.catalog.write().await?;
@@ -93,13 +104,17 @@ pub(crate) async fn look_at_host(manager: &Manager) -> Result<()> {
         (host.info, host.seen) = (Some(info), Some(Timestamp::now()));
         tx.update_host(&mut host).await?;
     }
+    let mut busy = HashSet::new();
     for vm in tx.all_vms().await? {
+        if matches!(vm.state, VmState::Busy { .. }) {
+            busy.insert(vm.id);
+        }
         let status = statuses.iter().find(|status| status.vm == vm.id);
         let power = status.map_or(Power::Off, |status| status.power.clone());
         settle(&mut tx, vm, &power).await?;
     }
     tx.commit().await?;
-    Ok(())
+    Ok(busy)
 }
 
 /// Writes down what a machine does, and why, if nobody wished it.
@@ -140,14 +155,14 @@ fn steady(info: &keyframe_model::agent::HostInfo) -> (String, String, String, us
     (info.agent.clone(), info.hypervisor.clone(), info.machine_type.clone(), info.arrays.len())
 }
 
-/// Writes down what a machine does now.
-async fn observe(manager: &Manager, vm: VmId, power: &Power) -> Result<()> {
+/// Writes down what a machine does now, unless a job has it; says whether one has.
+async fn observe(manager: &Manager, vm: VmId, power: &Power) -> Result<bool> {
     let seen = manager.catalog.read().await?.vm(vm).await;
     let differs = |state: &VmState| matches!(state, VmState::At { rest } if *rest != rest_of(power));
     match seen {
         Ok(vm) if differs(&vm.state) => {}
-        Ok(_) => return Ok(()),
-        Err(e) if e.kind == keyframe_catalog::ErrorKind::NotFound => return Ok(()),
+        Ok(vm) => return Ok(matches!(vm.state, VmState::Busy { .. })),
+        Err(e) if e.kind == keyframe_catalog::ErrorKind::NotFound => return Ok(false),
         Err(e) => return Err(e.into()),
     }
     // The event may be older than the job that has ended since: what counts is what the machine does now.
@@ -160,7 +175,7 @@ async fn observe(manager: &Manager, vm: VmId, power: &Power) -> Result<()> {
     let vm = tx.vm(vm).await?;
     settle(&mut tx, vm, &power).await?;
     tx.commit().await?;
-    Ok(())
+    Ok(false)
 }
 
 /// Deletes what has expired, for ever.
