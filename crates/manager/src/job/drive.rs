@@ -45,7 +45,7 @@ impl<'a> Course<'a> {
         let records = tx.steps(id).await?;
         drop(tx);
         let kind = engine.registry.any(job.kind).map_err(Halt::Hopeless)?.clone();
-        let steps = engine.tap.wrap(kind.steps(&job.plan).map_err(Halt::Hopeless)?);
+        let steps = engine.tap.wrap(job.kind, kind.steps(&job.plan).map_err(Halt::Hopeless)?);
         let in_order = records.iter().enumerate().all(|(at, record)| usize::try_from(record.index) == Ok(at));
         if !in_order || records.len() > steps.len() {
             let message = "the job's records do not fit its steps; it was begun by another version of Keyframe";

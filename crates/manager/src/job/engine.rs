@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::drive::Course;
 use super::record::{Halt, failure};
-use super::tap::{NoTap, SharedTap};
+use super::tap::{self, SharedTap};
 use super::{Kind, Registry};
 use crate::{Error, ErrorKind, Result};
 
@@ -76,7 +76,7 @@ struct Tasks {
 impl Engine {
     /// An engine at rest. Whoever makes it is the catalog's manager.
     pub fn new(catalog: Catalog, registry: Registry, limits: Limits) -> Engine {
-        Engine::tapped(catalog, registry, limits, Arc::new(NoTap))
+        Engine::tapped(catalog, registry, limits, tap::usual())
     }
 
     pub(super) fn tapped(catalog: Catalog, registry: Registry, limits: Limits, tap: SharedTap) -> Engine {

@@ -16,6 +16,8 @@
 //!
 //! A job of n steps costs n + 2 transactions, because the end of a step and the intent of the next are one.
 
+#[cfg(debug_assertions)]
+mod breakpoint;
 mod context;
 mod drive;
 mod engine;

@@ -1,8 +1,9 @@
-//! Where the test kit gets between the engine and the world. Nothing is here in a running manager.
+//! Where tests get between the engine and the world. Nothing is here in a manager that was built for use.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use keyframe_model::JobKind;
 use keyframe_model::agent::JobId;
 
 use super::Step;
@@ -11,7 +12,7 @@ use super::Step;
 #[async_trait]
 pub(crate) trait Tap: Send + Sync {
     /// The steps as the engine is to see them.
-    fn wrap(&self, steps: Vec<Box<dyn Step>>) -> Vec<Box<dyn Step>>;
+    fn wrap(&self, kind: JobKind, steps: Vec<Box<dyn Step>>) -> Vec<Box<dyn Step>>;
 
     /// Called after each record is durable; the job goes on when it returns.
     async fn recorded(&self, job: JobId, what: &str);
@@ -22,7 +23,7 @@ pub(crate) struct NoTap;
 
 #[async_trait]
 impl Tap for NoTap {
-    fn wrap(&self, steps: Vec<Box<dyn Step>>) -> Vec<Box<dyn Step>> {
+    fn wrap(&self, _kind: JobKind, steps: Vec<Box<dyn Step>>) -> Vec<Box<dyn Step>> {
         steps
     }
 
@@ -30,3 +31,12 @@ impl Tap for NoTap {
 }
 
 pub(crate) type SharedTap = Arc<dyn Tap>;
+
+/// What an engine has that nobody is to test from within this process.
+pub(crate) fn usual() -> SharedTap {
+    #[cfg(debug_assertions)]
+    if let Some(folder) = std::env::var_os(super::breakpoint::FOLDER) {
+        return Arc::new(super::breakpoint::Breakpoints::of(folder.into()));
+    }
+    Arc::new(NoTap)
+}

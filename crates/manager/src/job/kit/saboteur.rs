@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use keyframe_model::JobKind;
 use keyframe_model::agent::JobId;
 use serde_json::Value;
 use tokio::sync::{Notify, Semaphore};
@@ -90,7 +91,7 @@ impl Plot {
 
 #[async_trait]
 impl Tap for Saboteur {
-    fn wrap(&self, steps: Vec<Box<dyn Step>>) -> Vec<Box<dyn Step>> {
+    fn wrap(&self, _kind: JobKind, steps: Vec<Box<dyn Step>>) -> Vec<Box<dyn Step>> {
         let wrap = |(index, inner)| Box::new(Wrapped { inner, index, plot: self.0.clone() }) as Box<dyn Step>;
         steps.into_iter().enumerate().map(wrap).collect()
     }
