@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use parking_lot::{Mutex, MutexGuard};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -26,11 +26,15 @@ pub struct SiteOptions {
     pub pool_size: &'static str,
     /// Where the data directory is made, if not in the checkout's scratch folder.
     pub under: Option<PathBuf>,
+    /// No supervisor: who was killed stays dead until [`Site::revive`].
+    pub apart: bool,
+    /// More of the section `manager` of `keyframe.toml`.
+    pub manager: String,
 }
 
 impl Default for SiteOptions {
     fn default() -> SiteOptions {
-        SiteOptions { pool_size: "8G", under: None }
+        SiteOptions { pool_size: "8G", under: None, apart: false, manager: "listen = \"off\"".to_owned() }
     }
 }
 
@@ -42,6 +46,7 @@ pub struct Site {
     keyframe: PathBuf,
     data: PathBuf,
     guest: Guest,
+    apart: bool,
     _work: TempDir,
     _turn: MutexGuard<'static, ()>,
 }
@@ -56,6 +61,21 @@ pub enum Role {
     /// Keeps the other two running.
     Supervisor,
 }
+
+impl Role {
+    fn noun(self) -> &'static str {
+        match self {
+            Role::Agent => "agent",
+            Role::Manager => "manager",
+            Role::Supervisor => "up",
+        }
+    }
+}
+
+/// Where our processes write their logs, with a supervisor and without.
+const LOGS: [&str; 3] = ["keyframe.log", "agent.log", "manager.log"];
+/// The folder where jobs are held, see [`crate::hold`].
+pub(crate) const BREAKPOINTS: &str = "breakpoints";
 
 /// Longest wait for anything that is not a guest's boot.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -73,19 +93,37 @@ impl Site {
         };
         let data = work.path().to_owned();
         let config = format!(
-            "name = \"lab\"\n[log]\nfilter = \"{}\"\n[agent]\npool_size = \"{}\"\ncache = \"64M\"\n[manager]\nlisten = \"off\"\n",
+            "name = \"lab\"\n[log]\nfilter = \"{}\"\n[agent]\npool_size = \"{}\"\ncache = \"64M\"\n[manager]\n{}\n",
             std::env::var("KEYFRAME_LAB_LOG").unwrap_or_else(|_| "info".into()),
-            options.pool_size
+            options.pool_size,
+            options.manager
         );
         fs::write(data.join("keyframe.toml"), config)?;
-        let site = Site { keyframe, data, guest, _work: work, _turn: turn };
+        fs::create_dir(data.join(BREAKPOINTS))?;
+        let site = Site { keyframe, data, guest, apart: options.apart, _work: work, _turn: turn };
         site.start()?;
         Ok(site)
     }
 
     /// `keyframe up` on the same data.
     pub fn start(&self) -> Result<String> {
+        if self.apart {
+            self.revive(Role::Agent)?;
+            self.revive(Role::Manager)?;
+            return self.wait_until_up().map(|()| String::new());
+        }
         self.run(["up"]).with_context(|| format!("the log ends: {}", self.log()))
+    }
+
+    /// Starts one of our processes where there is no supervisor, as soon as the one before has let go of its files.
+    pub fn revive(&self, role: Role) -> Result<()> {
+        let noun = role.noun();
+        let file = self.data.join("run").join(format!("{noun}.pid"));
+        self.wait_until(PATIENCE, || match fs::File::open(&file).map(|file| file.try_lock()) {
+            Ok(Err(e)) => Err(e).with_context(|| format!("{} is held", file.display())),
+            Ok(Ok(())) | Err(_) => Ok(()),
+        })?;
+        self.run([noun]).map(drop)
     }
 
     /// `keyframe down`, machines run on.
@@ -103,18 +141,23 @@ impl Site {
         &self.guest
     }
 
-    /// The end of the log.
+    /// The ends of the logs.
     pub fn log(&self) -> String {
-        let text = fs::read_to_string(self.data.join("keyframe.log")).unwrap_or_else(|e| format!("(no log: {e})"));
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(8)..].join("\n")
+        let end = |name: &&str| {
+            let text = fs::read_to_string(self.data.join(name)).ok()?;
+            let lines: Vec<&str> = text.lines().collect();
+            Some(lines[lines.len().saturating_sub(8)..].join("\n"))
+        };
+        LOGS.iter().filter_map(end).collect::<Vec<_>>().join("\n")
     }
 
     /// Copies the logs of everything into a folder of this site's name.
     fn keep_logs(&self, folder: &Path) -> Result<()> {
         let to = folder.join(self.data.file_name().context("a site has a name")?);
         fs::create_dir_all(&to)?;
-        fs::copy(self.data.join("keyframe.log"), to.join("keyframe.log"))?;
+        for log in LOGS.iter().filter(|log| self.data.join(log).exists()) {
+            fs::copy(self.data.join(log), to.join(log))?;
+        }
         for machine in fs::read_dir(self.data.join("vms"))?.filter_map(Result::ok) {
             for log in ["console.log", "qemu.log"] {
                 let from = machine.path().join(log);
@@ -129,7 +172,11 @@ impl Site {
     /// A command line that is yet to be run, on this site.
     pub fn command(&self, line: impl IntoIterator<Item: AsRef<OsStr>>) -> Command {
         let mut command = Command::new(&self.keyframe);
-        command.args(line).env("KEYFRAME_DATA", &self.data).env_remove("KEYFRAME_SERVER").stdin(Stdio::null());
+        command.args(line).env("KEYFRAME_DATA", &self.data);
+        command
+            .env("KEYFRAME_BREAKPOINTS", self.data.join(BREAKPOINTS))
+            .env_remove("KEYFRAME_SERVER")
+            .stdin(Stdio::null());
         command
     }
 
@@ -232,9 +279,11 @@ pub fn read_pid(file: &Path) -> Result<Pid> {
     number.with_context(|| format!("no process id in {}: {text:?}", file.display()))
 }
 
-/// Whether a process is there.
+/// Whether a process is there, and not only what nobody has asked about since it ended.
 pub fn runs(pid: Pid) -> bool {
-    test_kill_process(pid).is_ok()
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 
 impl Drop for Site {
