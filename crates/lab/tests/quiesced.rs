@@ -4,6 +4,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use keyframe_lab::console::Mark;
 use keyframe_lab::machine::Machine;
 use keyframe_lab::process::run_tool;
@@ -29,29 +31,61 @@ fn a_quiesced_snapshot_needs_no_journal_replay_and_an_agent_that_fails_leaves_no
 
     // It takes every byte and answers none.
     vm.run("kill -STOP $(cat /run/qga.pid)")?;
-    fails_as_it_should(&site, &vm, "hangs")?;
+    fails_as_it_should(&site, &vm, "hangs", "does not answer")?;
     vm.run("kill -CONT $(cat /run/qga.pid)")?;
     let again = vm.snapshot("again", &["--quiesce", "required", "--deadline", "30s"])?;
     ensure!(again["consistency"] == "filesystem", "not called consistent: {again}");
 
     vm.run("kill -KILL $(cat /run/qga.pid)")?;
-    fails_as_it_should(&site, &vm, "dead")?;
+    fails_as_it_should(&site, &vm, "dead", "does not answer")?;
+
+    liar(&vm, "0 thawed", || fails_as_it_should(&site, &vm, "says-nothing-froze", "0, but it is not frozen"))?;
+    liar(&vm, "2 thawed", || fails_as_it_should(&site, &vm, "says-it-froze", "2, but it is not frozen"))?;
+    vm.run("qemu-ga -d -m virtio-serial -p /dev/virtio-ports/org.qemu.guest_agent.0 -t /run -f /run/qga.pid")?;
+    let honest = vm.snapshot("honest", &["--quiesce", "required", "--deadline", "30s"])?;
+    ensure!(honest["consistency"] == "filesystem", "not called consistent: {honest}");
+    vm.run("sync; touch /data/alive; sync")?;
 
     journals(&site, &vm, "clean", false)?;
     journals(&site, &vm, "again", false)?;
+    journals(&site, &vm, "honest", false)?;
     // The control: the same look at a snapshot that nobody prepared finds a journal to replay.
     journals(&site, &vm, "dead", true)
 }
 
+/// Answers every call at once: so many file systems frozen, as the first word says, in the state of the second.
+const LIAR: &str = r#"
+exec 3<>/dev/virtio-ports/org.qemu.guest_agent.0
+while :; do
+    # The port reports end of file while nobody listens on the host.
+    read -r line <&3 || { usleep 20000; continue; }
+    case $line in
+    *guest-sync*) printf '\377{"return":%s}\n' "$(echo "${line##*id}" | tr -dc 0-9)" >&3 ;;
+    *fsfreeze-freeze*) echo "{\"return\":$1}" >&3 ;;
+    *fsfreeze-status*) echo "{\"return\":\"$2\"}" >&3 ;;
+    *) echo '{"return":0}' >&3 ;;
+    esac
+done
+"#;
+
+/// Puts the liar where the guest agent was, for as long as `meanwhile` takes.
+fn liar(vm: &Machine<'_>, says: &str, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
+    vm.run(&format!("echo {} | base64 -d >/run/liar", STANDARD.encode(LIAR)))?;
+    vm.run(&format!("{{ sh /run/liar {says} </dev/null >/dev/null 2>&1 & echo $! >/run/liar.pid; }}"))?;
+    let done = meanwhile().with_context(|| format!("with an agent that lies: {says}"));
+    vm.run("kill -KILL $(cat /run/liar.pid)")?;
+    done
+}
+
 /// Required: refused in time. Preferred: taken all the same. The guest writes on after both.
-fn fails_as_it_should(site: &Site, vm: &Machine<'_>, name: &str) -> Result<()> {
+fn fails_as_it_should(site: &Site, vm: &Machine<'_>, name: &str, why: &str) -> Result<()> {
     let began = Instant::now();
     let target = vm.at("never");
     let refused = site.refusal(["snapshot", "create", &target, "--quiesce", "required", "--deadline", DEADLINE])?;
     let took = began.elapsed();
     println!("{name}: refused after {took:?}: {refused}");
     ensure!(took < REFUSED_WITHIN, "it took {took:?} to refuse");
-    ensure!(refused.contains("guest agent"), "the reason is not named: {refused}");
+    ensure!(refused.contains(why), "the reason is not named: {refused}");
     ensure!(site.run(["snapshot", "show", &target]).is_err(), "there is a snapshot all the same");
     vm.run("sync; touch /data/alive; sync")?;
 
