@@ -28,6 +28,12 @@ while left; do
     KEYFRAME_SEED=$seed KEYFRAME_SEEDS=5000 engine --test storm
     KEYFRAME_SEED=$seed KEYFRAME_SEEDS=300 engine --test property
     KEYFRAME_KILLS=200 engine --test kill
+    # Jobs can be held at their steps in a build with debug assertions only.
+    cargo build --locked -p keyframe
+    if [ "$round" = 1 ]; then
+        KEYFRAME_DEATHS=all cargo test --locked -p keyframe-lab --test deaths -- --nocapture
+    fi
+    KEYFRAME_SEEDS=100 cargo test --locked -p keyframe-lab --test crashes
     # Coverage-guided fuzzing needs a nightly compiler and cargo-fuzz; without them the seeded mutations above do what they can.
     if cargo +nightly fuzz --version >/dev/null 2>&1; then
         for target in pool_image memory_stream nbd_handshake nbd_transmission; do

@@ -9,11 +9,12 @@ use serde_json::Value;
 
 use crate::site::{PATIENCE, Site};
 
-/// Volumes, snapshots (`VOLUME@SNAPSHOT`) and memory images, by their names.
+/// Volumes, snapshots (`VOLUME@SNAPSHOT`), reports of instants and memory images, by their names.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Inventory {
     volumes: BTreeSet<String>,
     snapshots: BTreeSet<String>,
+    reports: BTreeSet<String>,
     memory: BTreeSet<String>,
 }
 
@@ -41,7 +42,18 @@ impl Site {
         let (known, found) = (self.known()?, self.found()?);
         ensure!(known.volumes == found.volumes, "volumes: {}", differences(&known.volumes, &found.volumes));
         ensure!(known.snapshots == found.snapshots, "snapshots: {}", differences(&known.snapshots, &found.snapshots));
+        ensure!(known.reports == found.reports, "instants: {}", differences(&known.reports, &found.reports));
         ensure!(known.memory == found.memory, "memory: {}", differences(&known.memory, &found.memory));
+        let mut machines = BTreeSet::new();
+        // The instant of a template is taken of a machine with the template's identifier.
+        for kind in ["vm", "template"] {
+            for one in list(self.json([kind, "list"])?)? {
+                machines.insert(text(&one["id"])?);
+            }
+        }
+        let folder = |name: &String| self.data().join("vms").join(name).is_dir();
+        let folders: BTreeSet<String> = self.names_in("vms")?.into_iter().filter(folder).collect();
+        ensure!(folders.is_subset(&machines), "machines: {}", differences(&machines, &folders));
         Ok(())
     }
 
@@ -53,6 +65,7 @@ impl Site {
         }
         for snapshot in list(self.json(["snapshot", "list"])?)? {
             let id = text(&snapshot["id"])?;
+            known.reports.insert(format!("{id}.json"));
             if snapshot["kind"] == "disk+memory" {
                 known.memory.insert(format!("{id}.kfm"));
             }
@@ -63,6 +76,7 @@ impl Site {
         }
         for template in list(self.json(["template", "list"])?)? {
             let id = text(&template["snapshot"])?;
+            known.reports.insert(format!("{id}.json"));
             for volume in volumes(&template)? {
                 known.snapshots.insert(format!("{volume}@{id}"));
                 known.volumes.insert(volume);
@@ -82,14 +96,16 @@ impl Site {
             }
             found.volumes.insert(name);
         }
-        match fs::read_dir(self.data().join("memory")) {
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
-            entries => {
-                let names = entries?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
-                found.memory = names.collect::<Result<_>>()?;
-            }
-        }
+        found.memory = self.names_in("memory")?;
+        found.reports = self.names_in("instants")?;
         Ok(found)
+    }
+
+    fn names_in(&self, folder: &str) -> Result<BTreeSet<String>> {
+        match fs::read_dir(self.data().join(folder)) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(BTreeSet::new()),
+            entries => entries?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect(),
+        }
     }
 }
 
