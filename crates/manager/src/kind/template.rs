@@ -4,6 +4,8 @@
 //! machines are cloned later. That snapshot is taken like any other instant, of a machine that has the template's
 //! identifier, never runs, and has these volumes.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use keyframe_catalog::{Mode, Resource, Transaction};
 use keyframe_model::agent::{
@@ -20,10 +22,10 @@ use serde_json::Value;
 use super::fresh::Random;
 use super::hold::{check_generation, hold_snapshot, leave_vm, reason, rest_before, take_vm};
 use super::snapshot_create::instant_of;
-use super::step::{DeleteInstants, DeleteVolumes, Forget, Instant, Make};
+use super::step::{DeleteInstants, DeleteVolumes, Forget, Instant, Make, forget};
 use super::vm_create::FIRST;
 use crate::agent::Agent;
-use crate::job::{Begun, Ending, Kind, Outcome, Step};
+use crate::job::{Begun, Context, Ending, Kind, Outcome, Probe, Step};
 use crate::request::TemplateSource;
 use crate::{Error, ErrorKind, Result};
 
@@ -154,7 +156,7 @@ impl Kind for TemplateCreate {
         let volumes = plan.volumes.iter().map(|(volume, _)| volume.clone()).collect();
         let (vm, quiesce) = (as_vm(plan.template), Quiesce::No);
         let wish = TakeInstant { vm, generation: FIRST, volumes, memory: false, quiesce, deadline: HOLD };
-        steps.push(Box::new(instant(what, plan.own, &wish)));
+        steps.push(Box::new(OwnInstant(instant(what, plan.own, &wish))));
         if let Some((snapshot, wish)) = &plan.source {
             let instants = vec![(*snapshot, wish.volumes.clone())];
             steps.push(Box::new(DeleteInstants { agent: agent(), instants, total: 1, before: 0 }));
@@ -181,6 +183,33 @@ impl Kind for TemplateCreate {
             leave_vm(tx, wish.vm, VmEvent::Undone, |_| {}).await?;
         }
         Ok(Value::Null)
+    }
+}
+
+/// The template's own instant; undone, the host forgets the machine that it was of.
+struct OwnInstant(Instant);
+
+#[async_trait]
+impl Step for OwnInstant {
+    fn name(&self) -> String {
+        self.0.name()
+    }
+
+    async fn run(&self, cx: &Context) -> Result<Value> {
+        self.0.run(cx).await
+    }
+
+    async fn undo(&self, cx: &Context) -> Result<()> {
+        self.0.undo(cx).await?;
+        forget(&self.0.agent, self.0.wish.vm, FIRST).await
+    }
+
+    async fn probe(&self, cx: &Context) -> Result<Probe> {
+        self.0.probe(cx).await
+    }
+
+    fn deadline(&self) -> Duration {
+        self.0.deadline()
     }
 }
 

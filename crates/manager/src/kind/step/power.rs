@@ -59,7 +59,7 @@ async fn start(agent: &Agent, vm: VmId, wish: &StartVm) -> Result<Power> {
 }
 
 /// Lets the host forget a machine that is off.
-pub(super) async fn forget(agent: &Agent, vm: VmId, generation: Generation) -> Result<()> {
+pub(crate) async fn forget(agent: &Agent, vm: VmId, generation: Generation) -> Result<()> {
     match agent.remove(vm, generation).await {
         Err(e) if e.kind == ErrorKind::NotFound => Ok(()),
         other => other,
