@@ -294,7 +294,8 @@ fn over_tcp_nothing_is_said_without_a_token_and_a_repeated_order_is_one_order() 
         http(&free, Some(secret), "POST", "/v1/vms", &more)
     };
     let (first, second) = (order(wish)?, order(wish)?);
-    ensure!(first.0 == 202 && second.0 == 202, "{first:?} {second:?}");
+    // The second may find it done.
+    ensure!(first.0 == 202 && matches!(second.0, 200 | 202), "{first:?} {second:?}");
     let id = |answer: &str| -> Result<String> {
         let job: Value = serde_json::from_str(answer)?;
         job["id"].as_str().map(str::to_owned).context("a job has an id")
