@@ -72,6 +72,9 @@ impl Error {
             sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) | sqlx::Error::Decode(_) => {
                 (ErrorKind::Corrupt, format!("cannot {act}: the catalog holds something unexpected"))
             }
+            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => {
+                (ErrorKind::Unavailable, format!("cannot {act}: the catalog's database does not answer; does it run?"))
+            }
             _ => (ErrorKind::Unavailable, format!("cannot {act}: the catalog's database failed")),
         };
         Error::caused(kind, message, error)
