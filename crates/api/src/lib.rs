@@ -1,6 +1,6 @@
 //! The REST interface `/v1`: requests are read, use cases of the manager called, answers written. No rule is decided here.
 //!
-//! - One file of `resource` for each kind of thing. A handler reads, calls and answers through [`ask::Ask`], nothing else.
+//! - One file of `resource` for each kind of thing. A handler reads, calls and answers through `ask::Ask`, nothing else.
 //! - Every endpoint stands in the table of `access`; one that does not is refused, whoever asks.
 //! - Every failure leaves as `application/problem+json` with the manager's sentence; causes stay in the log.
 //! - The description (OpenAPI 3.1) is made of the same functions that answer: `/v1/openapi.json`, to read at `/docs/`.

@@ -99,7 +99,7 @@ pub enum MemoryUse {
     },
 }
 
-/// What an apply will do, whether or not it may. [`ApplyPlan::objection`] says what stands in its way.
+/// What an apply will do, whether or not it may. [`ApplyPlan::objections`] says what stands in its way.
 pub fn plan(wish: &ApplyWish<'_>) -> ApplyPlan {
     let memory = memory_use(wish.snapshot, wish.memory, wish.hypervisor, wish.without_memory);
     let keep = (!wish.discard).then(|| match wish.keep_name {
