@@ -149,7 +149,7 @@ pub fn memory_use(snapshot: &Snapshot, found: &MemoryState, hypervisor: &str, wi
     match found {
         MemoryState::Absent => unusable("its memory image is lost".to_owned()),
         MemoryState::Writing { .. } => unusable("its memory image is not whole".to_owned()),
-        MemoryState::Damaged { reason } => unusable(format!("its memory image is damaged: {reason}")),
+        MemoryState::Damaged { reason } => unusable(format!("its memory image cannot be used: {reason}")),
         MemoryState::Ready(info) if info.hypervisor != hypervisor => {
             unusable(format!("its memory was stored by {}, and the host has {hypervisor} now", info.hypervisor))
         }

@@ -77,10 +77,6 @@ impl Image {
 
     pub(super) fn info(&self, path: &Path) -> Result<MemoryInfo> {
         let stored = fs::metadata(path).map_err(|e| about(path, FaultKind::NotFound, e))?.len();
-        if self.hypervisor != VERSION {
-            let why = format!("it is of {}, here is {VERSION}; its disks can be used", self.hypervisor);
-            return Err(about(path, FaultKind::Unsupported, why));
-        }
         Ok(MemoryInfo {
             memory: self.memory,
             stored: Bytes(stored),
@@ -91,7 +87,10 @@ impl Image {
 
     /// The memory, if this machine can go on from it.
     pub(super) fn fits(&self, path: &Path, machine: &Machine) -> Result<Memory> {
-        self.info(path)?;
+        if self.hypervisor != VERSION {
+            let why = format!("it is of {}, here is {VERSION}; its disks can be used", self.hypervisor);
+            return Err(about(path, FaultKind::Unsupported, why));
+        }
         let same =
             self.machine_type == machine.machine_type && self.memory == machine.memory && self.cpus == machine.cpus;
         if same { Ok(self.guest) } else { Err(about(path, FaultKind::Invalid, "it is of another machine")) }

@@ -26,7 +26,7 @@ use super::bell::Bell;
 use super::load::{self, Description};
 use super::place::remove_file;
 use super::qmp::{Mark, QmpError};
-use super::{ASKED, Live, Shared, Slot, life, status};
+use super::{ASKED, Live, Slot, life, status};
 use crate::Result;
 use crate::hypervisor::{Cancel, Captured, Cut};
 
@@ -41,13 +41,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// QEMU connects at once.
 const CONNECT: Duration = Duration::from_secs(10);
 
-pub(super) fn capture(
-    shared: &Shared,
-    slot: &Slot,
-    to: &Path,
-    cut: &mut dyn Cut,
-    cancel: &dyn Cancel,
-) -> Result<Captured> {
+pub(super) fn capture(slot: &Slot, to: &Path, cut: &mut dyn Cut, cancel: &dyn Cancel) -> Result<Captured> {
     let _turn = slot.turn();
     let live = slot.live()?;
     load::wait_until_in(slot, &live, cancel)?;
@@ -56,7 +50,7 @@ pub(super) fn capture(
     *slot.covered.lock() = Some(before);
     let mut work =
         Work { slot, live: &live, to, cut, cancel, running, cut_made: false, sent: false, mark: live.qmp.mark() };
-    let description = Description::of(shared.host()?, &live);
+    let description = Description::of(&live);
     let done = work.run_patiently(&description);
     work.cut.abandon();
     *slot.captured.lock() = Some(Instant::now());

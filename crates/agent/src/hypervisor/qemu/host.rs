@@ -68,7 +68,7 @@ impl Host {
 
     /// For example `qemu 10.0.2`.
     pub(super) fn version(&self) -> String {
-        format!("qemu {}", self.version)
+        named(&self.version)
     }
 
     pub(super) fn accelerator(&self) -> &Accelerator {
@@ -126,6 +126,11 @@ fn output(program: &Path, argument: &str) -> Result<String> {
 fn unusable(program: &Path, why: &str) -> Fault {
     let message = format!("{}: {why}; install QEMU for x86_64 (qemu-system-x86)", program.display());
     Fault::new(FaultKind::Unsupported, message)
+}
+
+/// What a version of QEMU is called everywhere.
+pub(super) fn named(version: &str) -> String {
+    format!("qemu {version}")
 }
 
 /// `QEMU emulator version 10.0.2 (…)`.

@@ -45,10 +45,11 @@ pub(super) struct Description {
 }
 
 impl Description {
-    pub(super) fn of(host: &Host, live: &Live) -> Description {
+    pub(super) fn of(live: &Live) -> Description {
         let record = live.record.lock();
         Description {
-            hypervisor: host.version(),
+            // The machine may have been started before the host got another.
+            hypervisor: super::host::named(&live.qmp.version()),
             machine_type: record.machine.machine_type.clone(),
             accelerated: record.accelerator == Accelerator::Kvm,
             memory: record.machine.memory,
@@ -91,10 +92,13 @@ fn open(image: &Path) -> Result<(Image, Description)> {
     Ok((opened, description))
 }
 
-/// What is in an image, if it can be resumed on this host.
+/// What is in an image, if it can be resumed on this host, as far as that does not depend on who stored it: an image of
+/// another version of QEMU is in order, and whoever asks is told the version.
 pub(super) fn describe(host: &Host, image: &Path) -> Result<MemoryInfo> {
     let (opened, description) = open(image)?;
-    resumable(host, image, &description)?;
+    if description.hypervisor == host.version() {
+        resumable(host, image, &description)?;
+    }
     let stored = opened.allocated().map_err(|e| Fault::new(kind(&e), chain(&e)))?;
     Ok(MemoryInfo {
         memory: description.memory,

@@ -334,7 +334,7 @@ impl Hypervisor for Qemu {
     }
 
     fn capture(&self, vm: VmId, to: &Path, cut: &mut dyn Cut, cancel: &dyn Cancel) -> Result<Captured> {
-        capture::capture(&self.shared, &self.slot(vm), to, cut, cancel)
+        capture::capture(&self.slot(vm), to, cut, cancel)
     }
 
     fn image(&self, image: &Path) -> Result<MemoryInfo> {
