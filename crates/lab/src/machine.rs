@@ -75,7 +75,8 @@ impl<'a> Machine<'a> {
 
     /// Waits until its guest has booted.
     pub fn ready(&self, from: Mark) -> Result<()> {
-        self.expect(from, BOOT, "GUEST-READY", |line| line.starts_with("GUEST-READY").then_some(()))
+        // UEFI clears the screen before it, on the same line.
+        self.expect(from, BOOT, "GUEST-READY", |line| line.contains("GUEST-READY").then_some(()))
     }
 
     /// What `vm show` says.

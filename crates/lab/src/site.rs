@@ -224,6 +224,11 @@ impl Site {
 
     /// Makes a machine of the test guest's two disks, with `more` on its command line; does not start it.
     pub fn create(&self, name: &str, memory: &str, more: &str) -> Result<Machine<'_>> {
+        self.create_with(name, memory, more, &[])
+    }
+
+    /// The same with more options.
+    pub fn create_with(&self, name: &str, memory: &str, more: &str, options: &[&str]) -> Result<Machine<'_>> {
         let guest = &self.guest;
         let text = |path: &Path| path.display().to_string();
         let append = format!("console=ttyS0 quiet panic=-1 {more}");
@@ -231,7 +236,7 @@ impl Site {
         let disks = disks.map(|(name, image)| format!("image={},name={name}", image.display()));
         let line = ["vm", "create", name, "--memory", memory, "--disk", &disks[0], "--disk", &disks[1]];
         let boot = ["--kernel", &text(&guest.kernel), "--initrd", &text(&guest.initrd), "--append", &append];
-        self.json(line.into_iter().chain(boot))?;
+        self.json(line.into_iter().chain(boot).chain(options.iter().copied()))?;
         self.machine(name)
     }
 
