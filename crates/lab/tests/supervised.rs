@@ -1,0 +1,64 @@
+//! Whoever is killed is there again within seconds, machines run on; systemd can read the units that do it elsewhere.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use keyframe_lab::scratch;
+use keyframe_lab::site::{Role, Site, SiteOptions, runs};
+
+/// From the kill until everything answers: the pause before a restart, a replayed journal, and the manager's next look.
+const SECONDS: Duration = Duration::from_secs(15);
+const UNITS: [&str; 2] = ["keyframe-agent.service", "keyframe-manager.service"];
+
+#[test]
+fn who_was_killed_is_there_again_within_seconds_and_machines_run_on() -> Result<()> {
+    let site = Site::up(&scratch::keyframe()?, &SiteOptions::default())?;
+    let small = ["--memory", "32M", "--disk", "size=8M", "--nic", "none", "--start"];
+    site.run(["vm", "create", "web"].iter().chain(&small))?;
+    let machine = site.machine("web")?.pid()?;
+    for role in [Role::Agent, Role::Manager] {
+        let before = site.pid(role)?;
+        site.kill(role)?;
+        let began = Instant::now();
+        site.wait_until(SECONDS, || {
+            let now = site.pid(role)?;
+            ensure!(now != before && runs(now), "there is no other {role:?}");
+            Ok(())
+        })?;
+        site.wait_until_up()?;
+        let took = began.elapsed();
+        println!("{role:?}: there again after {took:?}");
+        ensure!(took < SECONDS, "the {role:?} was away for {took:?}");
+        ensure!(runs(machine), "the machine went with the {role:?}");
+        site.run(["snapshot", "create", &format!("web@after-{role:?}"), "--memory"])?;
+        ensure!(site.machine("web")?.pid()? == machine, "another process runs the machine");
+    }
+    site.wait_until_at_rest()
+}
+
+#[test]
+fn systemd_understands_our_units() -> Result<()> {
+    let systemd = Command::new("systemd-analyze").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if !systemd.is_ok_and(|status| status.success()) {
+        println!("skipped: there is no systemd-analyze here");
+        return Ok(());
+    }
+    let (work, program) = (scratch::work_folder()?, scratch::keyframe()?);
+    let mut files = Vec::new();
+    for unit in UNITS {
+        let from = scratch::checkout()?.join("contrib").join(unit);
+        let text = std::fs::read_to_string(&from).with_context(|| format!("read {}", from.display()))?;
+        // It wants the program to be there; where it is installed to is not the question.
+        let here = text.replace("ExecStart=/usr/bin/keyframe ", &format!("ExecStart={} ", program.display()));
+        ensure!(here != text, "{unit} does not start /usr/bin/keyframe");
+        std::fs::write(work.path().join(unit), here)?;
+        files.push(work.path().join(unit));
+    }
+    let output = Command::new("systemd-analyze").args(["verify", "--man=no"]).args(&files).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    // It looks at the units of this host, too, and complains of those.
+    let ours: Vec<&str> = said.lines().filter(|line| UNITS.iter().any(|unit| line.contains(unit))).collect();
+    ensure!(ours.is_empty() && output.status.success(), "systemd-analyze: {} {said}", output.status);
+    Ok(())
+}
