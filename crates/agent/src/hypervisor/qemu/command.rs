@@ -255,8 +255,9 @@ pub(super) fn cable(nic: &NicSlot, networks: &Path) -> Option<Value> {
     match &nic.connection {
         NicConnection::None => None,
         NicConnection::User => Some(json!({ "type": "user", "id": id })),
+        // Headers that only taps have would be in the memory, which then could not go on in an isolated network.
         NicConnection::Bridge { .. } => Some(json!({ "type": "tap", "id": id, "ifname": net::tap_name(nic.id),
-            "script": "no", "downscript": "no", "vhost": false })),
+            "script": "no", "downscript": "no", "vhost": false, "vnet_hdr": false })),
         NicConnection::Isolated { network } => Some(json!({ "type": "stream", "id": id, "server": false,
             "addr": { "type": "unix", "path": net::hub_socket(networks, network) }, "reconnect-ms": 500 })),
     }
