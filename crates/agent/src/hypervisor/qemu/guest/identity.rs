@@ -8,8 +8,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use keyframe_agent_api::{FixedIdentity, GuestIdentity};
 use serde_json::{Value, json};
 
-use super::super::Slot;
 use super::super::qga::{Agent, AgentError};
+use super::super::{Live, Slot, command};
 use crate::Result;
 
 /// Sets a host name for now and for the next boot.
@@ -21,7 +21,7 @@ ip link set dev "$1" down && ip link set dev "$1" address "$2"; done=$?; ip link
 
 pub(in super::super) fn fix(slot: &Slot, identity: &GuestIdentity, deadline: Duration) -> Result<FixedIdentity> {
     let _turn = slot.turn();
-    slot.live()?;
+    let live = slot.live()?;
     let until = Instant::now() + deadline;
     let mut fixed = FixedIdentity::default();
     let mut agent = match Agent::connect(&slot.place.agent(), until) {
@@ -50,7 +50,21 @@ pub(in super::super) fn fix(slot: &Slot, identity: &GuestIdentity, deadline: Dur
     if let Some(name) = &identity.host_name {
         fixed.host_name = note("host name", run(&mut agent, NAME, &[name], until));
     }
+    if fixed.macs != Some(false) {
+        plug(slot, &live)?;
+    }
     Ok(fixed)
+}
+
+/// The cables that were to be in; until now they were out.
+fn plug(slot: &Slot, live: &Live) -> Result<()> {
+    let plugged: Vec<u8> =
+        live.record.lock().machine.nics.iter().filter(|nic| nic.link_up).map(|nic| nic.slot).collect();
+    for number in plugged {
+        let arguments = json!({ "name": command::nic_id(number), "up": true });
+        live.qmp.execute("set_link", arguments).map_err(slot.monitor("plug its cables"))?;
+    }
+    Ok(())
 }
 
 fn clock(agent: &mut Agent, until: Instant) -> std::result::Result<(), String> {
