@@ -11,7 +11,7 @@ use keyframe_agent::pid_file;
 use keyframe_api::token::ADMIN;
 use keyframe_api::{Listen, Server};
 use keyframe_catalog::{Catalog, Token, TokenHash};
-use keyframe_manager::{AgentAddress, Config, Manager};
+use keyframe_manager::{Config, Manager};
 use keyframe_model::agent::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -50,7 +50,7 @@ async fn serve(data: &Path, paths: &Paths, config: &ManagerConfig) -> Result<()>
     let stop = CancellationToken::new();
     let signals = tokio::spawn(until_signal(stop.clone()));
     let catalog = Catalog::open(&config.catalog_url(data)).await?;
-    let agent = AgentAddress::Unix(config.manager.agent.clone().unwrap_or_else(|| paths.agent_socket()));
+    let agent = config.agent(data, paths.agent_socket());
     let section = &config.manager;
     let (compress_after, max_snapshots) = (section.compress_after, section.snapshots_per_vm);
     let config_of_manager = Config { compress_after, max_snapshots, ..Config::new(catalog, agent) };

@@ -8,7 +8,8 @@
 //! [manager]
 //! listen = "127.0.0.1:7010"       # KEYFRAME_LISTEN; "off" for none
 //! catalog = "catalog.db"          # KEYFRAME_CATALOG; a file, or postgres://…
-//! agent = "run/agent.sock"        # KEYFRAME_AGENT; the local one's otherwise
+//! agent = "run/agent.sock"        # KEYFRAME_AGENT; the local one's otherwise; HOST:PORT with agent_tls
+//! agent_tls = { ca = "ca.pem", identity = "manager.pem" } # certificate and key in one file; for an agent elsewhere
 //! compress_after = "1h"           # KEYFRAME_COMPRESS_AFTER; age at which stored memory is compressed, or "off"
 //! snapshots_per_vm = 10000        # KEYFRAME_SNAPSHOTS_PER_VM; the most that a machine may have
 //! ```
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use keyframe_agent::config::{FILE, Log};
+use keyframe_manager::AgentAddress;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
@@ -39,13 +41,25 @@ pub(crate) struct Section {
     pub(crate) listen: Option<SocketAddr>,
     /// A file, or a `postgres://` URL.
     pub(crate) catalog: String,
-    /// The agent's socket.
-    pub(crate) agent: Option<PathBuf>,
+    /// The agent's socket; with `agent_tls` a host and port.
+    pub(crate) agent: Option<String>,
+    /// What this manager and an agent on another host prove themselves with.
+    pub(crate) agent_tls: Option<AgentTls>,
     /// How old a snapshot is when its memory is compressed; never when "off".
     #[serde(deserialize_with = "age")]
     pub(crate) compress_after: Option<Span>,
     /// Most snapshots of a machine.
     pub(crate) snapshots_per_vm: u32,
+}
+
+/// PEM files, relative to the data directory.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AgentTls {
+    /// Of the authority that both sides' certificates are from.
+    pub(crate) ca: PathBuf,
+    /// The manager's certificate and its key.
+    pub(crate) identity: PathBuf,
 }
 
 impl Default for Section {
@@ -54,6 +68,7 @@ impl Default for Section {
             listen: Some(SocketAddr::from(([127, 0, 0, 1], 7010))),
             catalog: "catalog.db".into(),
             agent: None,
+            agent_tls: None,
             compress_after: Some(Span::from_secs(3600)),
             snapshots_per_vm: 10_000,
         }
@@ -118,9 +133,22 @@ impl ManagerConfig {
             config.manager.snapshots_per_vm = most.parse().context("KEYFRAME_SNAPSHOTS_PER_VM is a number")?;
         }
         config.manager.catalog = set("KEYFRAME_CATALOG").unwrap_or(config.manager.catalog);
-        config.manager.agent = set("KEYFRAME_AGENT").map(PathBuf::from).or(config.manager.agent);
-        config.manager.agent = config.manager.agent.map(|agent| data.join(agent));
+        config.manager.agent = set("KEYFRAME_AGENT").or(config.manager.agent);
+        if config.manager.agent_tls.is_some() && config.manager.agent.is_none() {
+            anyhow::bail!("manager.agent_tls needs manager.agent, the HOST:PORT where that agent listens");
+        }
         Ok(config)
+    }
+
+    /// Where the agent is; `local` is the socket of the one on this host.
+    pub(crate) fn agent(&self, data: &Path, local: PathBuf) -> AgentAddress {
+        match (&self.manager.agent, &self.manager.agent_tls) {
+            (Some(authority), Some(AgentTls { ca, identity })) => {
+                AgentAddress::Tls { authority: authority.clone(), ca: data.join(ca), identity: data.join(identity) }
+            }
+            (Some(socket), None) => AgentAddress::Unix(data.join(socket)),
+            (None, _) => AgentAddress::Unix(local),
+        }
     }
 
     /// As the catalog wants it; a file is relative to the data directory.
@@ -165,6 +193,17 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_is_a_socket_or_far_away() {
+        let local = || PathBuf::from("/d/run/agent.sock");
+        let agent = |text: &str| load(text, &[]).unwrap().agent(Path::new("/d"), local());
+        assert_eq!(agent(""), AgentAddress::Unix(local()));
+        assert_eq!(agent("[manager]\nagent = \"a.sock\""), AgentAddress::Unix("/d/a.sock".into()));
+        let far = agent("[manager]\nagent = \"h:1\"\nagent_tls = { ca = \"ca.pem\", identity = \"/m.pem\" }");
+        let (ca, identity) = ("/d/ca.pem".into(), "/m.pem".into());
+        assert_eq!(far, AgentAddress::Tls { authority: "h:1".into(), ca, identity });
+    }
+
+    #[test]
     fn nonsense_is_refused_by_name() {
         let check = |text: &str, env: &[(&str, &str)], part: &str| {
             let error = format!("{:#}", load(text, env).unwrap_err());
@@ -172,6 +211,7 @@ mod tests {
         };
         check("[manager]\nlisten = \"here\"", &[], "\"here\" is not ADDRESS:PORT");
         check("[manager]\nport = 1", &[], "port");
+        check("[manager]\nagent_tls = { ca = \"a\", identity = \"b\" }", &[], "needs manager.agent");
         check("[managr]\nlisten = \"off\"", &[], "no section or option 'managr'");
         check("", &[("KEYFRAME_LISTEN", "7010")], "KEYFRAME_LISTEN");
     }
