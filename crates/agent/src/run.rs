@@ -128,7 +128,7 @@ async fn serve_until<G>(
     ready: impl FnOnce() -> Result<G>,
 ) -> Result<()> {
     let unix = bind(&paths.agent_socket())?;
-    let remote = config.agent.listen.zip(config.agent.tls.clone());
+    let remote = config.agent.listen.zip(config.agent.tls.as_ref().map(|tls| tls.within(&paths.data)));
     tracing::info!(socket = %paths.agent_socket().display(), "serving");
     let _beside = ready()?;
     let (agent_stops, stopping) = (Arc::clone(agent), stop.clone());

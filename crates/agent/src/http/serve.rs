@@ -33,7 +33,7 @@ const BACKLOG: usize = 64;
 /// How long requests under way may take when the agent stops.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Files in PEM.
+/// Files in PEM, relative to the data directory.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
@@ -43,6 +43,13 @@ pub struct Tls {
     pub key: PathBuf,
     /// The authority that signs managers' certificates.
     pub ca: PathBuf,
+}
+
+impl Tls {
+    /// The same files, found from anywhere.
+    pub fn within(&self, data: &Path) -> Tls {
+        Tls { cert: data.join(&self.cert), key: data.join(&self.key), ca: data.join(&self.ca) }
+    }
 }
 
 /// A bound Unix socket that only this user may open. One that a killed agent left is replaced.
