@@ -22,6 +22,8 @@ wanted=(
     nbdkit:nbdkit
     fio:fio
     /usr/lib/postgresql/15/bin/postgres:postgresql
+    /usr/share/OVMF/OVMF_CODE_4M.fd:ovmf
+    ip:iproute2
 )
 
 say() { printf 'setup: %s\n' "$*"; }
