@@ -24,6 +24,7 @@ wanted=(
     /usr/lib/postgresql/15/bin/postgres:postgresql
     /usr/share/OVMF/OVMF_CODE_4M.fd:ovmf
     ip:iproute2
+    openssl:openssl
 )
 
 say() { printf 'setup: %s\n' "$*"; }

@@ -29,13 +29,16 @@ pub struct SiteOptions {
     pub under: Option<PathBuf>,
     /// No supervisor: who was killed stays dead until [`Site::revive`].
     pub apart: bool,
+    /// Only a manager is here; somebody else runs the agent that it is told of.
+    pub agent_elsewhere: bool,
     /// More of the section `manager` of `keyframe.toml`.
     pub manager: String,
 }
 
 impl Default for SiteOptions {
     fn default() -> SiteOptions {
-        SiteOptions { pool_size: "8G", under: None, apart: false, manager: "listen = \"off\"".to_owned() }
+        let manager = "listen = \"off\"".to_owned();
+        SiteOptions { pool_size: "8G", under: None, apart: false, agent_elsewhere: false, manager }
     }
 }
 
@@ -47,7 +50,7 @@ pub struct Site {
     keyframe: PathBuf,
     data: PathBuf,
     guest: Guest,
-    apart: bool,
+    roles: &'static [Role],
     _work: TempDir,
     _turn: MutexGuard<'static, ()>,
 }
@@ -101,17 +104,31 @@ impl Site {
         );
         fs::write(data.join("keyframe.toml"), config)?;
         fs::create_dir(data.join(BREAKPOINTS))?;
-        let site = Site { keyframe, data, guest, apart: options.apart, _work: work, _turn: turn };
-        site.share_trial(|of_all, own| (of_all, own))?;
+        let roles: &[Role] = match (options.agent_elsewhere, options.apart) {
+            (true, _) => &[Role::Manager],
+            (false, true) => &[Role::Agent, Role::Manager],
+            (false, false) => &[],
+        };
+        let site = Site { keyframe, data, guest, roles, _work: work, _turn: turn };
+        if options.agent_elsewhere {
+            site.start()?;
+            return Ok(site);
+        }
+        Site::know_the_trial(&site.data)?;
         site.start()?;
-        site.share_trial(|of_all, own| (own, of_all))?;
+        Site::share_trial(&site.data, |of_all, own| (own, of_all))?;
         Ok(site)
     }
 
+    /// Spares an agent that will have this data directory the trial that another has made.
+    pub fn know_the_trial(data: &Path) -> Result<()> {
+        Site::share_trial(data, |of_all, own| (of_all, own))
+    }
+
     /// Whether the processor runs guests takes a trial of ten seconds where it does not: one for all sites.
-    fn share_trial(&self, direction: impl Fn(PathBuf, PathBuf) -> (PathBuf, PathBuf)) -> Result<()> {
+    fn share_trial(data: &Path, direction: impl Fn(PathBuf, PathBuf) -> (PathBuf, PathBuf)) -> Result<()> {
         const ANSWER: &str = "accelerator.json";
-        let machines = self.data.join("vms");
+        let machines = data.join("vms");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&machines)?;
         let (from, to) = direction(scratch::folder()?.join(ANSWER), machines.join(ANSWER));
         if from.exists() && !to.exists() {
@@ -120,11 +137,10 @@ impl Site {
         Ok(())
     }
 
-    /// `keyframe up` on the same data.
+    /// `keyframe up` on the same data, or what there is instead.
     pub fn start(&self) -> Result<String> {
-        if self.apart {
-            self.revive(Role::Agent)?;
-            self.revive(Role::Manager)?;
+        if !self.roles.is_empty() {
+            self.roles.iter().try_for_each(|role| self.revive(*role))?;
             return self.wait_until_up().map(|()| String::new());
         }
         self.run(["up"]).with_context(|| format!("the log ends: {}", self.log()))

@@ -147,7 +147,11 @@ impl Agent {
     }
 
     fn unreachable(&self, source: reqwest::Error) -> Error {
-        let message = format!("the agent at {} cannot be reached; start it, or look at its log", self.name);
+        let mut cause: &dyn std::error::Error = &source;
+        while let Some(deeper) = cause.source() {
+            cause = deeper;
+        }
+        let message = format!("the agent at {} cannot be reached ({cause}); start it, or look at its log", self.name);
         Error { kind: ErrorKind::Unreachable, message, source: Some(Box::new(source)) }
     }
 
