@@ -15,7 +15,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use keyframe_memory::{Image, Progress, capture, compress, replay, serve};
+use keyframe_memory::serve::Ready;
+use keyframe_memory::{Image, Progress, capture, compress, replay};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -28,8 +29,10 @@ fn main() -> Result<()> {
             std::fs::remove_file(socket)?;
             format!("{:?}", capture(stream, Path::new(image), b"{}", quiet)?)
         }
-        ["serve", image, socket] => format!("{:?}", serve::run(Path::new(image), Path::new(socket), quiet)?),
-        ["recover", image, socket] => format!("{:?}", serve::recover(Path::new(image), Path::new(socket), quiet)?),
+        ["serve", image, socket] => format!("{:?}", Ready::open(Path::new(image))?.run(Path::new(socket), quiet)?),
+        ["recover", image, socket] => {
+            format!("{:?}", Ready::open(Path::new(image))?.recover(Path::new(socket), quiet)?)
+        }
         ["load", image, socket] => {
             let stream = UnixStream::connect(socket)?;
             replay(&Image::open(Path::new(image))?, &stream)?;

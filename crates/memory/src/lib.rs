@@ -22,7 +22,7 @@ mod wire;
 pub use capture::{Captured, capture};
 pub use error::{Error, ErrorKind, Result};
 pub use image::compress::{Compressed, compress};
-pub use image::{Block, Image};
+pub use image::{Block, Front, Image};
 pub use replay::replay;
 
 /// Bytes of a page: of the guest, of the host, and of everything between.

@@ -39,7 +39,7 @@ pub fn replay(image: &Image, mut out: impl Write) -> Result<()> {
         Ok(())
     })?;
     wire::put_ram_end(&mut bytes, head.section.id);
-    bytes.extend_from_slice(&image.devices().bytes);
+    bytes.extend_from_slice(&image.front().devices().bytes);
     out.write_all(&bytes).and_then(|()| out.flush()).map_err(gone)
 }
 

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
-use keyframe_memory::{ErrorKind, Image, Progress, capture, compress, replay};
+use keyframe_memory::{ErrorKind, Front, Image, Progress, capture, compress, replay};
 use proptest::prelude::*;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tempfile::TempDir;
@@ -46,14 +46,16 @@ proptest! {
         prop_assert_eq!(&devices.bytes[1..devices.sections], &script.devices[..]);
         capture(&script.stream()[..], &path, b"about", quiet).expect("it can be captured");
         let plain = Image::open(&path).expect("it is an image");
-        prop_assert_eq!((plain.head(), plain.devices(), plain.metadata()), (head, &devices, &b"about"[..]));
+        let front = plain.front();
+        prop_assert_eq!((plain.head(), front.devices(), front.metadata()), (head, &devices, &b"about"[..]));
         prop_assert_eq!(plain.stored_pages(), memory.len() as u64);
         prop_assert_eq!(&memory_of(&path).expect("it can be read"), &memory);
         let shrunk = compress(&path).expect("it can be compressed");
         prop_assert!(shrunk.after <= shrunk.before + 8192);
         let cold = Image::open(&path).expect("it is an image");
-        prop_assert_eq!((cold.uuid(), cold.head(), cold.devices()), (plain.uuid(), plain.head(), plain.devices()));
-        prop_assert!(cold.is_compressed());
+        prop_assert_eq!((cold.front().uuid(), cold.head()), (front.uuid(), plain.head()));
+        prop_assert_eq!(cold.front().devices(), front.devices());
+        prop_assert!(cold.front().is_compressed());
         prop_assert_eq!(&memory_of(&path).expect("it can be read"), &memory);
         // Who had the old one open goes on reading it.
         plain.verify(quiet).expect("the old file is still there");
@@ -197,7 +199,7 @@ fn zeros_take_no_space() {
     let script = Script { blocks: vec![1000], sent: again, devices: Vec::new() };
     let captured = capture(&script.stream()[..], &path, b"", quiet).expect("it can be captured");
     assert!(captured.stored_pages == 0 && captured.allocated < 256 << 10, "{captured:?}");
-    assert_eq!(Image::open(&path).expect("an image").allocated().expect("it can be asked"), captured.allocated);
+    assert_eq!(Front::open(&path).expect("an image").allocated().expect("it can be asked"), captured.allocated);
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use keyframe_memory::{ErrorKind, Image, Progress, compress, serve};
+use keyframe_memory::serve::Ready;
+use keyframe_memory::{ErrorKind, Image, Progress, compress};
 
 mod rig;
 use rig::{Lazy, Rig};
@@ -73,7 +74,7 @@ fn a_killed_page_server_is_replaced_by_another() -> Result<()> {
 
     let mut machine = rig.resume_interrupted(&image)?;
     let socket = machine.recover()?;
-    let served = serve::recover(&image, &socket, quiet)?;
+    let served = Ready::open(&image)?.recover(&socket, quiet)?;
     println!("{served:?}");
     ensure!(served.pages > 0, "the first server had sent everything: nothing was tested");
     machine.all_in()?;

@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::thread::JoinHandle;
 
-use keyframe_memory::serve::{self, Served};
+use keyframe_memory::serve::{Ready, Served};
 use keyframe_memory::{ErrorKind, PAGE, PageAt, Progress, Result, capture, compress};
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -188,7 +188,7 @@ impl Scene {
     }
 
     fn run(&self) -> (Qemu, JoinHandle<Result<Served>>) {
-        self.start(|image, socket| serve::run(&image, &socket, quiet))
+        self.start(|image, socket| Ready::open(&image)?.run(&socket, quiet))
     }
 }
 
@@ -229,7 +229,7 @@ proptest! {
     #[test]
     fn another_server_sends_what_the_first_one_did_not(script in Script::any(), seed in any::<u64>()) {
         let scene = Scene::new(script);
-        let (mut qemu, server) = scene.start(|image, socket| serve::recover(&image, &socket, quiet));
+        let (mut qemu, server) = scene.start(|image, socket| Ready::open(&image)?.recover(&socket, quiet));
         let mut had = Memory::new();
         for block in 0..qemu.pages.len() {
             let name = format!("\u{6}block{block}");
@@ -299,8 +299,8 @@ fn a_device_gets_a_page_of_zeros_after_everything_else_is_sent() {
 fn progress_is_told_up_to_the_last_page() {
     let scene = Scene::new(Script::striped(2000));
     let (sender, told) = std::sync::mpsc::channel();
-    let (mut qemu, server) =
-        scene.start(move |image, socket| serve::run(&image, &socket, |p| sender.send(p).expect("somebody listens")));
+    let (mut qemu, server) = scene
+        .start(move |image, socket| Ready::open(&image)?.run(&socket, |p| sender.send(p).expect("somebody listens")));
     qemu.begin();
     qemu.take_all(&[]);
     end(server).expect("it is all in");

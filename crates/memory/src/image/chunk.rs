@@ -72,14 +72,14 @@ impl Image {
         for (held, sum) in chunk.held.iter_mut().zip(sums) {
             *held = *sum != 0;
         }
-        match self.header.form {
+        match self.front.header.form {
             Form::Plain => self.read_plain(at, chunk)?,
             Form::Compressed => self.read_frame(at, chunk)?,
         }
         for (i, sum) in sums.iter().enumerate() {
             let Some(page) = chunk.page(i) else { continue };
             let at = at.page(i);
-            if layout::page_sum(&self.header.uuid, at.block, at.page, page) != *sum {
+            if layout::page_sum(&self.front.header.uuid, at.block, at.page, page) != *sum {
                 return Err(self.corrupt(at, "the checksum does not match"));
             }
         }
@@ -92,7 +92,7 @@ impl Image {
         let end = CHUNK_PAGES - chunk.held.iter().rev().take_while(|held| !**held).count();
         let from = self.blocks[at.block].offset + (at.index * CHUNK + first * PAGE) as u64;
         let room = &mut chunk.data[first * PAGE..end * PAGE];
-        self.file.read_exact_at(room, from).map_err(|e| self.unreadable(at.page(first), e))
+        self.front.file.read_exact_at(room, from).map_err(|e| self.unreadable(at.page(first), e))
     }
 
     fn read_frame(&self, at: ChunkAt, chunk: &mut Chunk) -> Result<()> {
@@ -109,7 +109,7 @@ impl Image {
             return Err(damaged());
         }
         chunk.frame.resize(length, 0);
-        self.file.read_exact_at(&mut chunk.frame, offset).map_err(|e| self.unreadable(at.page(0), e))?;
+        self.front.file.read_exact_at(&mut chunk.frame, offset).map_err(|e| self.unreadable(at.page(0), e))?;
         let source = if length == bytes {
             &chunk.frame
         } else {
@@ -136,6 +136,6 @@ impl Image {
         }
         let name = &self.blocks[at.block].name;
         let offset = at.page * PAGE as u64;
-        Error::io(format!("read {}, block {name} at {offset:#x}", self.path.display()), e)
+        Error::io(format!("read {}, block {name} at {offset:#x}", self.front.path.display()), e)
     }
 }

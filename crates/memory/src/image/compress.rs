@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::draft::Draft;
 use super::layout::{self, FRAME, Form, HEADER, Header};
-use super::{Chunk, Image};
+use super::{Chunk, Front, Image};
 use crate::error::{Error, Result};
 use crate::stream::RamBlock;
 
@@ -26,19 +26,26 @@ pub struct Compressed {
 /// Replaces an image by its compressed form. One that is compressed already stays as it is.
 pub fn compress(path: &Path) -> Result<Compressed> {
     let image = Image::open(path)?;
-    let before = image.allocated()?;
-    if image.is_compressed() {
+    let before = image.front().allocated()?;
+    if image.front().is_compressed() {
         return Ok(Compressed { before, after: before });
     }
     let draft = Draft::start(path)?;
     let (frames, end) = write_frames(&image, &draft)?;
     let blocks: Vec<(RamBlock, u64)> = image.head().blocks.into_iter().map(|block| (block, 0)).collect();
     let sums: Vec<u8> = image.blocks().iter().flat_map(|b| &b.sums).flat_map(|sum| sum.to_le_bytes()).collect();
-    let header = Header { form: Form::Compressed, ..image.header().clone() };
+    let header = Header { form: Form::Compressed, ..image.front().header.clone() };
     let table = layout::encode_blocks(&blocks);
-    let contents = [&table[..], image.metadata(), &image.configuration, &image.devices().bytes, &sums, &frames];
+    let contents = [
+        &table[..],
+        image.front().metadata(),
+        &image.front().configuration,
+        &image.front().devices().bytes,
+        &sums,
+        &frames,
+    ];
     draft.publish(header, contents, end)?;
-    let after = Image::open(path)?.allocated()?;
+    let after = Front::open(path)?.allocated()?;
     Ok(Compressed { before, after })
 }
 
@@ -51,7 +58,8 @@ fn write_frames(image: &Image, draft: &Draft) -> Result<(Vec<u8>, u64)> {
     let mut pack = zstd::bulk::Compressor::new(LEVEL).map_err(|e| Error::io("prepare compression", e))?;
     image.for_each_chunk(|at, chunk: &Chunk, _| {
         chunk.pack(&mut packed);
-        let frame = pack.compress(&packed).map_err(|e| Error::io(format!("compress {}", image.path().display()), e))?;
+        let frame =
+            pack.compress(&packed).map_err(|e| Error::io(format!("compress {}", image.front().path().display()), e))?;
         // A frame as long as its pages is the pages themselves.
         let frame = if frame.len() < packed.len() { &frame } else { &packed };
         draft.write(frame, end)?;

@@ -187,7 +187,7 @@ fn a_compressed_image_has_frames_as_documented() {
 fn a_replayed_image_says_what_the_stream_said() {
     let (_folder, path) = image();
     let image = Image::open(&path).expect("it is an image");
-    assert_eq!(image.metadata(), METADATA);
+    assert_eq!(image.front().metadata(), METADATA);
     let mut out = Vec::new();
     replay(&image, &mut out).expect("it can be written");
     let (mut before, mut after) = (Seen::default(), Seen::default());

@@ -32,7 +32,7 @@ use std::io::{ErrorKind as IoKind, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -53,6 +53,10 @@ use plan::{Plan, Step};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Stands behind the device state.
 const DEVICES_LOADED: u32 = 3;
+/// A guest that has asked for nothing for so long has what it needs.
+const QUIET: Duration = Duration::from_millis(10);
+/// By then a guest has found its feet, or it works through all of its memory and needs all of it.
+const FEET: Duration = Duration::from_secs(1);
 /// How many pages pass between two reports.
 const REPORT: u64 = 256;
 
@@ -65,20 +69,30 @@ pub struct Served {
     pub requested: u64,
 }
 
-/// Gives the memory and devices of an image to the QEMU that listens on `socket`; returns when it has everything.
-///
-/// The image stays open, so that it may be deleted meanwhile.
-pub fn run(image: &Path, socket: &Path, status: impl FnMut(Progress)) -> Result<Served> {
-    let image = Image::open(image)?;
-    let stream = connect(socket)?;
-    serve(&image, stream, status, |server| server.begin())
+/// An image that is open and checked: what takes the longer the more RAM there is has been done, and can be done before QEMU is
+/// there. It stays open, so that it may be deleted meanwhile.
+pub struct Ready {
+    image: Image,
+    plan: Plan,
 }
 
-/// Goes on where a server stopped that was killed; QEMU listens on `socket` after `migrate-recover`.
-pub fn recover(image: &Path, socket: &Path, status: impl FnMut(Progress)) -> Result<Served> {
-    let image = Image::open(image)?;
-    let stream = connect(socket)?;
-    serve(&image, stream, status, |server| server.resume())
+impl Ready {
+    /// Opens the image.
+    pub fn open(image: &Path) -> Result<Ready> {
+        let image = Image::open(image)?;
+        let plan = Plan::new(&image);
+        Ok(Ready { image, plan })
+    }
+
+    /// Gives memory and devices to the QEMU that listens on `socket`; returns when it has everything.
+    pub fn run(self, socket: &Path, status: impl FnMut(Progress)) -> Result<Served> {
+        serve(self, connect(socket)?, status, |server| server.begin())
+    }
+
+    /// Goes on where a server stopped that was killed; QEMU listens on `socket` after `migrate-recover`.
+    pub fn recover(self, socket: &Path, status: impl FnMut(Progress)) -> Result<Served> {
+        serve(self, connect(socket)?, status, |server| server.resume())
+    }
 }
 
 fn connect(socket: &Path) -> Result<UnixStream> {
@@ -95,7 +109,7 @@ fn connect(socket: &Path) -> Result<UnixStream> {
 }
 
 fn serve<S: FnMut(Progress)>(
-    image: &Image,
+    Ready { image, plan }: Ready,
     stream: UnixStream,
     status: S,
     begin: impl FnOnce(&mut Server<'_, S>) -> Result<()>,
@@ -107,15 +121,17 @@ fn serve<S: FnMut(Progress)>(
     std::thread::scope(|scope| {
         scope.spawn(|| listen(Answers::new(input, &head), sender));
         let mut server = Server {
-            image,
+            image: &image,
             head: &head,
-            plan: Plan::new(image),
+            plan,
             out: Vec::new(),
             chunk: Chunk::new(),
             answers,
             status,
             served: Served { pages: 0, requested: 0 },
             loaded: false,
+            quiet: Instant::now(),
+            feet: Instant::now() + FEET,
             stream: &stream,
         };
         let result = begin(&mut server).and_then(|()| server.pages()).and_then(|()| server.end());
@@ -147,6 +163,10 @@ struct Server<'a, S> {
     served: Served,
     /// Devices are loaded: what is not sent from now on, nobody but the guest waits for.
     loaded: bool,
+    /// Until then the guest may ask for more at once.
+    quiet: Instant,
+    /// Until then the guest finds its feet.
+    feet: Instant,
     stream: &'a UnixStream,
 }
 
@@ -168,7 +188,7 @@ impl<S: FnMut(Progress)> Server<'_, S> {
         wire::put_u64(&mut discard, 0);
         wire::put_u64(&mut discard, PAGE as u64);
         wire::put_command(out, Command::RamDiscard, &discard);
-        let devices = self.image.devices();
+        let devices = self.image.front().devices();
         let mut package = Vec::with_capacity(devices.sections + 32);
         wire::put_command(&mut package, Command::PostcopyListen, &[]);
         package.extend_from_slice(&devices.bytes[..devices.sections]);
@@ -205,7 +225,7 @@ impl<S: FnMut(Progress)> Server<'_, S> {
             match self.answer()? {
                 Answer::Resumed => {
                     // Before its devices were loaded it could not have been interrupted and gone on.
-                    self.loaded = true;
+                    self.be_loaded();
                     return Ok(());
                 }
                 other => self.take_in(other)?,
@@ -226,8 +246,18 @@ impl<S: FnMut(Progress)> Server<'_, S> {
                 }
             }
             match self.plan.next() {
-                Step::Wanted(at) => self.send_chunk(ChunkAt::of(at), Some(at))?,
-                Step::Background(at) => self.send_chunk(at, None)?,
+                Step::Wanted(at) => {
+                    self.send_chunk(ChunkAt::of(at), Some(at))?;
+                    self.quiet = Instant::now() + QUIET;
+                }
+                Step::Background(at) => match self.silence() {
+                    None => self.send_chunk(at, None)?,
+                    Some(rest) => match self.answers.recv_timeout(rest) {
+                        Ok(answer) => self.take_in(answer?)?,
+                        Err(RecvTimeoutError::Timeout) => {}
+                        Err(RecvTimeoutError::Disconnected) => return Err(refused("says nothing more")),
+                    },
+                },
                 Step::Done if self.loaded => break,
                 Step::Done => {
                     let answer = self.answer()?;
@@ -241,6 +271,14 @@ impl<S: FnMut(Progress)> Server<'_, S> {
         }
         self.report();
         Ok(())
+    }
+
+    /// How much longer the background is silent. While a guest finds its feet it waits for one page after the other, and what
+    /// nobody waits for would only take processors and the connection away from it.
+    fn silence(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let until = if self.loaded { self.quiet.min(self.feet) } else { self.feet };
+        until.checked_duration_since(now).filter(|rest| !rest.is_zero())
     }
 
     /// Ends the stream and waits until QEMU says that it has taken everything in.
@@ -296,12 +334,17 @@ impl<S: FnMut(Progress)> Server<'_, S> {
                 Ok(())
             }
             Answer::Pong(DEVICES_LOADED) => {
-                self.loaded = true;
+                self.be_loaded();
                 Ok(())
             }
             Answer::Shut(code) => Err(refused(format!("gave up loading (code {code})"))),
             Answer::Received(..) | Answer::Resumed | Answer::Pong(_) => Err(refused("answered what it was not asked")),
         }
+    }
+
+    fn be_loaded(&mut self) {
+        self.loaded = true;
+        self.feet = Instant::now() + FEET;
     }
 
     fn answer(&mut self) -> Result<Answer> {

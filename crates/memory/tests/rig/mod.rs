@@ -12,7 +12,7 @@ use keyframe_lab::console::Mark;
 use keyframe_lab::guest::Guest;
 use keyframe_lab::kvm::Accelerator;
 use keyframe_lab::vm::{BOOT, Disk, Vm, VmSpec};
-use keyframe_memory::serve::{self, Served};
+use keyframe_memory::serve::{Ready, Served};
 use keyframe_memory::{Image, capture, replay};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::{Value, json};
@@ -102,7 +102,7 @@ impl Rig {
         let began = Instant::now();
         let (mut machine, socket) = self.wait_for_migration(&["postcopy-ram"])?;
         let from = image.to_owned();
-        let server = std::thread::spawn(move || serve::run(&from, &socket, quiet));
+        let server = std::thread::spawn(move || Ready::open(&from)?.run(&socket, quiet));
         machine.go_on()?;
         then(image)?;
         machine.vm.expect(Mark::default(), BOOT, "any output", |line| (!line.is_empty()).then_some(()))?;
@@ -132,9 +132,12 @@ impl Rig {
             std::thread::spawn(move || copy(&mut back_from, &mut back_to));
             // Slow enough that the machine runs before a third of its memory is there.
             let mut piece = vec![0; 64 << 10];
-            for _ in 0..(40 << 20) / piece.len() {
-                (&server).read_exact(&mut piece)?;
-                (&qemu).write_all(&piece)?;
+            let mut passed = 0;
+            while passed < 40 << 20 {
+                let n = (&server).read(&mut piece)?;
+                ensure!(n > 0, "the server has ended after {passed} bytes");
+                (&qemu).write_all(&piece[..n])?;
+                passed += n;
                 std::thread::sleep(Duration::from_millis(1));
             }
             qemu.shutdown(Shutdown::Both)?;
@@ -142,7 +145,7 @@ impl Rig {
             Ok(())
         });
         let from = image.to_owned();
-        let server = std::thread::spawn(move || serve::run(&from, &relay, quiet));
+        let server = std::thread::spawn(move || Ready::open(&from)?.run(&relay, quiet));
         machine.go_on()?;
         breaking.join().expect("the relay does not panic")?;
         let failed = server.join().expect("the server does not panic").expect_err("it was cut off");

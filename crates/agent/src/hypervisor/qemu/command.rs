@@ -9,6 +9,8 @@
 //!          14.0 root port of the cloud-init volume, behind the disks so that they keep their names in the guest
 //! ```
 //!
+//! Of the root ports there are those that [`Ports`] says.
+//!
 //! What an interface can offload is pinned to nothing: it would depend on the other end of the cable, and a copy of the
 //! machine may be plugged in elsewhere.
 
@@ -19,13 +21,9 @@ use keyframe_agent_api::{Accelerator, DiskId, DiskSlot, Firmware, Machine, NicCo
 use serde_json::{Value, json};
 
 use super::net;
-use super::place::Place;
+use super::place::{Place, Ports};
 use crate::hypervisor::BlockAddress;
 
-/// Places for disks.
-pub(super) const DISK_SLOTS: u8 = 24;
-/// Places for network interfaces.
-pub(super) const NIC_SLOTS: u8 = 8;
 const SEED_PORT: &str = "seed-port";
 /// How long a disk waits for its server before the guest is stopped.
 const RECONNECT_SECONDS: u32 = 300;
@@ -39,6 +37,7 @@ pub(super) struct Plan<'a> {
     pub(super) blocks: &'a BTreeMap<DiskId, BlockAddress>,
     pub(super) place: &'a Place,
     pub(super) accelerator: &'a Accelerator,
+    pub(super) ports: Ports,
     /// Code of the UEFI firmware.
     pub(super) uefi_code: Option<&'a Path>,
     /// The folder of the sockets of isolated networks.
@@ -57,13 +56,15 @@ pub(super) fn arguments(plan: &Plan<'_>) -> Vec<String> {
     let mut line = Line::default();
     base(&mut line, plan);
     devices(&mut line, plan);
-    for slot in 0..DISK_SLOTS {
+    for slot in 0..plan.ports.disks {
         root_port(&mut line, disk_port(slot), 0x10, slot);
     }
-    for slot in 0..NIC_SLOTS {
-        root_port(&mut line, nic_port(slot), 0x13, DISK_SLOTS + slot);
+    for slot in 0..plan.ports.nics {
+        root_port(&mut line, nic_port(slot), 0x13, Ports::DISKS + slot);
     }
-    root_port(&mut line, SEED_PORT.into(), 0x14, DISK_SLOTS + NIC_SLOTS);
+    if plan.ports.seed {
+        root_port(&mut line, SEED_PORT.into(), 0x14, Ports::DISKS + Ports::NICS);
+    }
     let mut disks: Vec<&DiskSlot> = plan.machine.disks.iter().filter(|disk| !disk.firmware_variables).collect();
     disks.sort_by_key(|disk| disk.slot);
     for disk in disks {
@@ -362,6 +363,7 @@ mod tests {
             blocks: &blocks,
             place: &place,
             accelerator,
+            ports: Ports::of(machine),
             uefi_code: Some(Path::new("/usr/share/OVMF/OVMF_CODE_4M.fd")),
             networks: Path::new("/short/networks"),
             incoming,

@@ -2,7 +2,7 @@
 //!
 //! | helper | does | ends |
 //! |---|---|---|
-//! | `memory-server` | gives a resumed machine its memory, page by page | when all is in, or QEMU is gone |
+//! | `memory-server` | gives a resumed machine its memory, page by page, once it is told that QEMU listens | when all is in, or QEMU is gone |
 //! | `freezer` | freezes a guest's file systems, and thaws them | after the thaw, which comes when told, when the agent is gone, or when time is up |
 //! | `hub` | passes frames between the machines of an isolated network | when its socket has been taken away |
 //!
@@ -10,17 +10,20 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use keyframe_agent_api::FaultKind;
-use keyframe_memory::{Progress, serve};
+use keyframe_memory::Progress;
+use keyframe_memory::serve::Ready;
 
 use super::process::Process;
 use super::{QemuConfig, guest, hub, load};
 
+/// What a page server is told when QEMU listens. It holds its image open by then.
+pub(super) const GO: &[u8] = b"go\n";
 /// How often a page server says how far it is.
 const REPORT: Duration = Duration::from_millis(50);
 
@@ -91,7 +94,13 @@ fn memory_server(image: &Path, socket: &Path, reports: &Reports<'_>, recover: bo
             }
         }
     };
-    let served = if recover { serve::recover(image, socket, report) } else { serve::run(image, socket, report) };
+    let ready = Ready::open(image);
+    // Without that word the agent is gone, and the machine with it.
+    if !recover && !told() {
+        return Ok(());
+    }
+    let served =
+        ready.and_then(|ready| if recover { ready.recover(socket, report) } else { ready.run(socket, report) });
     served.map(drop).map_err(|e| {
         let why = load::chain(&e);
         // Another server would find the same.
@@ -102,4 +111,10 @@ fn memory_server(image: &Path, socket: &Path, reports: &Reports<'_>, recover: bo
         }
         format!("page server of {}: {why}", image.display())
     })
+}
+
+/// Waits for [`GO`]; says whether it came.
+fn told() -> bool {
+    let mut word = [0; GO.len()];
+    io::stdin().read_exact(&mut word).is_ok() && word == GO
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use keyframe_agent_api::{DiskId, DiskSlot, FaultKind, NicId};
 use serde_json::{Value, json};
 
-use super::command::{self, DISK_SLOTS};
+use super::command;
 use super::{Live, Slot};
 use crate::Result;
 use crate::hypervisor::BlockAddress;
@@ -14,12 +14,17 @@ pub(super) fn add_disk(slot: &Slot, disk: &DiskSlot, blocks: &BlockAddress) -> R
     let _turn = slot.turn();
     let live = slot.live()?;
     let act = "add a disk";
-    let disks = live.record.lock().machine.disks.clone();
+    let (disks, ports) = {
+        let record = live.record.lock();
+        (record.machine.disks.clone(), record.ports)
+    };
     if disks.contains(disk) {
         return Ok(());
     }
-    if disk.slot >= DISK_SLOTS || disk.firmware_variables {
-        return Err(slot.fault(FaultKind::Invalid, act, format!("slot {} cannot be filled while it runs", disk.slot)));
+    if disk.slot >= ports.disks || disk.firmware_variables {
+        let why =
+            format!("slot {} cannot be filled while it runs; stop the machine, add it, start it again", disk.slot);
+        return Err(slot.fault(FaultKind::Invalid, act, why));
     }
     if disks.iter().any(|other| other.slot == disk.slot || other.id == disk.id) {
         return Err(slot.fault(FaultKind::Conflict, act, format!("slot {} or the disk is in use", disk.slot)));

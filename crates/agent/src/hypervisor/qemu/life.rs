@@ -14,7 +14,8 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use super::command::{self, Plan};
-use super::place::{Record, Wish};
+use super::load::Server;
+use super::place::{Ports, Record, Wish};
 use super::process::{self, Process};
 use super::qga::{Agent, AgentError};
 use super::qmp::{Qmp, QmpError};
@@ -40,9 +41,7 @@ pub(super) fn start(shared: &Arc<Shared>, slot: &Arc<Slot>, start: &Start<'_>) -
     slot.ended();
     let host = shared.host()?;
     validate::machine(start.machine, host)?;
-    if let Some(image) = start.memory {
-        load::check(host, image, start.machine)?;
-    }
+    let needs = start.memory.map(|image| load::check(host, image, start.machine)).transpose()?;
     let record = Record {
         machine: start.machine.clone(),
         blocks: start
@@ -54,17 +53,19 @@ pub(super) fn start(shared: &Arc<Shared>, slot: &Arc<Slot>, start: &Start<'_>) -
         wish: Wish::Starting,
         memory: start.memory.map(Into::into),
         accelerator: host.accelerator().clone(),
+        ports: needs.map_or_else(|| Ports::of(start.machine), |needs| needs.ports),
         since: Timestamp::now(),
     };
     slot.unplugged.store(false, Ordering::SeqCst);
     let gone = Cell::new(false);
-    let mut started = try_start(shared, slot, start, record.clone(), &gone);
+    let user_networks = needs.map_or(0, |needs| needs.user_networks);
+    let mut started = try_start(shared, slot, start, (record.clone(), user_networks), &gone);
     if let Err(fault) = &started
         && record.memory.is_some()
         && is_worth_again(slot, fault, &gone)
     {
         tracing::warn!("{fault}; the guest has not run, so it is started once more");
-        started = try_start(shared, slot, start, record, &gone);
+        started = try_start(shared, slot, start, (record, user_networks), &gone);
     }
     *slot.known.lock() = match &started {
         Ok(()) if start.paused => ASKED,
@@ -85,15 +86,15 @@ fn try_start(
     shared: &Arc<Shared>,
     slot: &Arc<Slot>,
     start: &Start<'_>,
-    record: Record,
+    (record, user_networks): (Record, usize),
     gone: &Cell<bool>,
 ) -> Result<()> {
-    let started = launch(shared, slot, record).and_then(|live| {
+    let started = launch(shared, slot, record, user_networks).and_then(|(live, server)| {
         *slot.live.lock() = Some(Arc::clone(&live));
         if slot.unplugged.load(Ordering::SeqCst) {
             return Err(slot.fault(FaultKind::Conflict, "start", "it is being stopped"));
         }
-        bring_up(shared, slot, &live, start, gone)
+        bring_up(shared, slot, &live, start, server, gone)
     });
     started.map_err(|fault| {
         if let Some(live) = slot.live.lock().clone() {
@@ -111,14 +112,20 @@ fn try_start(
     })
 }
 
-/// Starts the process and waits for its monitor.
-fn launch(shared: &Shared, slot: &Slot, mut record: Record) -> Result<Arc<Live>> {
+/// Starts the process and waits for its monitor. The server of its memory gets ready meanwhile.
+fn launch(
+    shared: &Shared,
+    slot: &Slot,
+    mut record: Record,
+    user_networks: usize,
+) -> Result<(Arc<Live>, Option<Server>)> {
     let place = &slot.place;
     place.create().map_err(slot.file("make its folder"))?;
     place.sweep();
     place.new_log().map_err(slot.file("put its last log aside"))?;
-    let user_networks = record.memory.as_deref().map_or(Ok(0), load::user_networks)?;
     record.memory = record.memory.map(|image| load::keep(place, &image));
+    let server = record.memory.as_deref().map(|image| Server::ready(shared, place, image)).transpose();
+    let server = server.map_err(slot.file("start its page server"))?;
     if let Some(data) = &record.machine.cloud_init {
         seed::write(&place.seed(), &record.machine, data).map_err(slot.file("make its cloud-init volume"))?;
     }
@@ -130,6 +137,7 @@ fn launch(shared: &Shared, slot: &Slot, mut record: Record) -> Result<Arc<Live>>
         blocks: &record.blocks,
         place,
         accelerator: &record.accelerator,
+        ports: record.ports,
         uefi_code: shared.host()?.uefi_code(),
         networks: &shared.networks(),
         incoming: record.memory.is_some(),
@@ -141,7 +149,7 @@ fn launch(shared: &Shared, slot: &Slot, mut record: Record) -> Result<Arc<Live>>
     qemu.args(command::arguments(&plan));
     let process = Process::spawn(qemu, &place.log()).map_err(slot.file("start QEMU"))?;
     match greet(slot, &process) {
-        Ok(qmp) => Ok(Arc::new(Live { process, qmp, record: Mutex::new(record) })),
+        Ok(qmp) => Ok((Arc::new(Live { process, qmp, record: Mutex::new(record) }), server)),
         Err(fault) => {
             process.kill();
             Err(fault)
@@ -170,13 +178,14 @@ fn bring_up(
     slot: &Arc<Slot>,
     live: &Arc<Live>,
     start: &Start<'_>,
+    server: Option<Server>,
     gone: &Cell<bool>,
 ) -> Result<()> {
     let set = slot.monitor("set its monitor up");
     live.qmp
         .execute("migrate-set-capabilities", json!({ "capabilities": [{ "capability": "events", "state": true }] }))
         .map_err(set)?;
-    load::load(shared, slot, live, start)?;
+    load::load(slot, live, start, server)?;
     // From now on another page server can take over from one that dies.
     watch::follow(shared, slot, live);
     for nic in &start.machine.nics {

@@ -7,18 +7,20 @@
 
 use std::error::Error as _;
 use std::fs;
+use std::io::Write;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command};
 use std::time::{Duration, Instant};
 
 use keyframe_agent_api::{Accelerator, Bytes, Fault, FaultKind, Machine, MemoryInfo};
-use keyframe_memory::{ErrorKind, Image};
+use keyframe_memory::{ErrorKind, Front, Image};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::host::Host;
-use super::place::{Place, remove_file};
+use super::place::{Place, Ports, remove_file};
 use super::process::{self, Process};
 use super::{Live, Shared, Slot, command, helper};
 use crate::Result;
@@ -42,6 +44,8 @@ pub(super) struct Description {
     accelerated: bool,
     memory: Bytes,
     cpus: u32,
+    #[serde(default = "Ports::of_old")]
+    ports: Ports,
 }
 
 impl Description {
@@ -54,6 +58,7 @@ impl Description {
             accelerated: record.accelerator == Accelerator::Kvm,
             memory: record.machine.memory,
             cpus: record.machine.cpus,
+            ports: record.ports,
         }
     }
 
@@ -80,16 +85,24 @@ pub(super) fn chain(e: &keyframe_memory::Error) -> String {
     }
 }
 
-fn open(image: &Path) -> Result<(Image, Description)> {
-    let about =
-        |kind, why: &dyn std::fmt::Display| Fault::new(kind, format!("memory image {}: {why}", image.display()));
+fn about(image: &Path, kind: FaultKind, why: &dyn std::fmt::Display) -> Fault {
+    Fault::new(kind, format!("memory image {}: {why}", image.display()))
+}
+
+/// What stands beside RAM in an image; the rest would take the longer the more RAM there is.
+fn open(image: &Path) -> Result<(Front, Description)> {
     if !image.exists() {
-        return Err(about(FaultKind::NotFound, &"it is not there"));
+        return Err(about(image, FaultKind::NotFound, &"it is not there"));
     }
-    let opened = Image::open(image).map_err(|e| about(kind(&e), &chain(&e)))?;
-    let description = serde_json::from_slice(opened.metadata())
-        .map_err(|e| about(FaultKind::Unsupported, &format_args!("it does not say what it is an image of: {e}")))?;
+    let opened = Front::open(image).map_err(|e| about(image, kind(&e), &chain(&e)))?;
+    let description = serde_json::from_slice(opened.metadata()).map_err(|e| {
+        about(image, FaultKind::Unsupported, &format_args!("it does not say what it is an image of: {e}"))
+    })?;
     Ok((opened, description))
+}
+
+fn open_whole(image: &Path) -> Result<Image> {
+    Image::open(image).map_err(|e| about(image, kind(&e), &chain(&e)))
 }
 
 /// What is in an image, if it can be resumed on this host, as far as that does not depend on who stored it: an image of
@@ -110,8 +123,7 @@ pub(super) fn describe(host: &Host, image: &Path) -> Result<MemoryInfo> {
 
 /// The same, with every page read and checked, a chunk at a time.
 pub(super) fn verify(host: &Host, image: &Path) -> Result<MemoryInfo> {
-    let (opened, _) = open(image)?;
-    opened.verify(|_| {}).map_err(|e| Fault::new(kind(&e), chain(&e)))?;
+    open_whole(image)?.verify(|_| {}).map_err(|e| Fault::new(kind(&e), chain(&e)))?;
     describe(host, image)
 }
 
@@ -148,30 +160,33 @@ fn version(text: &str) -> Vec<u64> {
     text.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
 }
 
-/// Whether `image` can be resumed here, by that machine.
-pub(super) fn check(host: &Host, image: &Path, machine: &Machine) -> Result<()> {
-    let (_, description) = open(image)?;
+/// What a machine must have so that an image loads into it, beside what its description says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Needs {
+    pub(super) ports: Ports,
+    /// How many of QEMU's own networks left their state in the image: each has a section of this name.
+    pub(super) user_networks: usize,
+}
+
+/// Whether `image` can be resumed here, by that machine, and what that takes.
+pub(super) fn check(host: &Host, image: &Path, machine: &Machine) -> Result<Needs> {
+    const USER_NETWORK: &[u8] = b"\x05slirp";
+    let (opened, description) = open(image)?;
     resumable(host, image, &description)?;
     let same = description.machine_type == machine.machine_type
         && description.memory == machine.memory
-        && description.cpus == machine.cpus;
-    if same {
-        return Ok(());
+        && description.cpus == machine.cpus
+        && description.ports.hold(machine);
+    if !same {
+        let mebibytes = description.memory.0 >> 20;
+        let is = format!("{}, {} processors, {mebibytes} MiB", description.machine_type, description.cpus);
+        let why = format!("is of another machine than {} ({is})", machine.name);
+        return Err(Fault::new(FaultKind::Invalid, format!("memory image {} {why}", image.display())));
     }
-    let is =
-        format!("{}, {} processors, {} MiB", description.machine_type, description.cpus, description.memory.0 >> 20);
-    Err(Fault::new(
-        FaultKind::Invalid,
-        format!("memory image {} is of another machine than {} ({is})", image.display(), machine.name),
-    ))
-}
-
-/// How many of QEMU's own networks left their state in the image: each has a section of this name.
-pub(super) fn user_networks(image: &Path) -> Result<usize> {
-    const NAME: &[u8] = b"\x05slirp";
-    let (image, _) = open(image)?;
-    let devices = image.devices();
-    Ok(devices.bytes[..devices.sections].windows(NAME.len()).filter(|window| *window == NAME).count())
+    let devices = opened.devices();
+    let sections = devices.bytes[..devices.sections].windows(USER_NETWORK.len());
+    let user_networks = sections.filter(|window| *window == USER_NETWORK).count();
+    Ok(Needs { ports: description.ports, user_networks })
 }
 
 /// Gives the machine a name of its own for the image, which stays until all memory is in: deleting or replacing the image
@@ -197,8 +212,8 @@ pub(super) fn uri(place: &Place) -> Value {
 }
 
 /// Loads the devices; the memory comes later. The guest stands still afterwards.
-pub(super) fn load(shared: &Shared, slot: &Slot, live: &Live, start: &Start<'_>) -> Result<()> {
-    let Some(image) = live.record.lock().memory.clone() else { return Ok(()) };
+pub(super) fn load(slot: &Slot, live: &Live, start: &Start<'_>, server: Option<Server>) -> Result<()> {
+    let (Some(image), Some(server)) = (live.record.lock().memory.clone(), server) else { return Ok(()) };
     let run = |command: &str, arguments: Value| live.qmp.execute(command, arguments);
     let trouble = slot.monitor("load its memory");
     if start.new_identity {
@@ -214,7 +229,7 @@ pub(super) fn load(shared: &Shared, slot: &Slot, live: &Live, start: &Start<'_>)
     match run("migrate-set-capabilities", lazy) {
         Ok(_) => {
             run("migrate-incoming", uri).map_err(&trouble)?;
-            let server = serve(shared, &slot.place, &image, "run").map_err(slot.file("start its page server"))?;
+            let server = server.go().map_err(slot.file("start its page server"))?;
             wait_until_loaded(slot, live, Some(&server))
         }
         Err(e) if e.is_refusal() => {
@@ -228,13 +243,40 @@ pub(super) fn load(shared: &Shared, slot: &Slot, live: &Live, start: &Start<'_>)
     }
 }
 
-pub(super) fn serve(shared: &Shared, place: &Place, image: &Path, how: &str) -> std::io::Result<Process> {
-    let paths = [image.as_os_str().into(), place.memory().into(), place.pending().into(), place.damage().into()];
-    helper::spawn(&shared.config, "memory-server", paths.into_iter().chain([how.into()]), &place.log())
+/// A page server that opens its image while QEMU starts, and ends if it is never told that QEMU listens.
+pub(super) struct Server {
+    process: Process,
+    word: ChildStdin,
+}
+
+impl Server {
+    pub(super) fn ready(shared: &Shared, place: &Place, image: &Path) -> std::io::Result<Server> {
+        let command = page_server(shared, place, image, "run")?;
+        Process::spawn_told(command, &place.log()).map(|(process, word)| Server { process, word })
+    }
+
+    fn go(mut self) -> std::io::Result<Process> {
+        match self.word.write_all(helper::GO) {
+            // It has ended, and has said why.
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(self.process),
+            told => told.map(|()| self.process),
+        }
+    }
+}
+
+/// Starts a page server that goes on where another one stopped.
+pub(super) fn serve_on(shared: &Shared, place: &Place, image: &Path) -> std::io::Result<Process> {
+    Process::spawn(page_server(shared, place, image, "recover")?, &place.log())
+}
+
+fn page_server(shared: &Shared, place: &Place, image: &Path, how: &str) -> std::io::Result<Command> {
+    let mut command = helper::command(&shared.config, "memory-server")?;
+    command.arg(image).args([place.memory(), place.pending(), place.damage()]).arg(how);
+    Ok(command)
 }
 
 fn replay(slot: &Slot, image: &Path) -> Result<()> {
-    let (image, _) = open(image)?;
+    let image = open_whole(image)?;
     let act = "load its memory";
     let stream = UnixStream::connect(slot.place.memory()).map_err(slot.file(act))?;
     keyframe_memory::replay(&image, &stream).map_err(|e| slot.fault(kind(&e), act, chain(&e)))?;

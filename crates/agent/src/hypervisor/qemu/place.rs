@@ -165,7 +165,54 @@ pub(super) struct Record {
     /// The image it was resumed from, as long as some of its memory may still be there.
     pub(super) memory: Option<PathBuf>,
     pub(super) accelerator: Accelerator,
+    #[serde(default = "Ports::of_old")]
+    pub(super) ports: Ports,
     pub(super) since: Timestamp,
+}
+
+/// How many places for devices a process has. Each costs every start some milliseconds, so there are no more than may be
+/// needed; those of a process that goes on from an image are the image's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Ports {
+    pub(super) disks: u8,
+    pub(super) nics: u8,
+    pub(super) seed: bool,
+}
+
+impl Ports {
+    /// Most places for disks.
+    pub(super) const DISKS: u8 = 24;
+    /// Most places for network interfaces.
+    pub(super) const NICS: u8 = 8;
+    /// Places for disks that come while the guest runs.
+    const SPARE: u8 = 4;
+
+    /// What records and images mean that do not say it.
+    pub(super) fn of_old() -> Ports {
+        Ports { disks: Ports::DISKS, nics: Ports::NICS, seed: true }
+    }
+
+    /// Of a machine that is started anew.
+    pub(super) fn of(machine: &Machine) -> Ports {
+        let used = Ports::used(machine);
+        Ports { disks: used.disks.saturating_add(Ports::SPARE).min(Ports::DISKS), ..used }
+    }
+
+    /// Whether all devices of a machine have a place.
+    pub(super) fn hold(self, machine: &Machine) -> bool {
+        let used = Ports::used(machine);
+        used.disks <= self.disks && used.nics <= self.nics && used.seed <= self.seed
+    }
+
+    fn used(machine: &Machine) -> Ports {
+        let behind = |slots: &mut dyn Iterator<Item = u8>| slots.max().map_or(0, |last| last.saturating_add(1));
+        let plugged = machine.disks.iter().filter(|disk| !disk.firmware_variables);
+        Ports {
+            disks: behind(&mut plugged.map(|disk| disk.slot)),
+            nics: behind(&mut machine.nics.iter().map(|nic| nic.slot)),
+            seed: machine.cloud_init.is_some(),
+        }
+    }
 }
 
 /// What is wanted of a process.

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -36,11 +36,22 @@ pub(super) fn detach(command: &mut Command) {
 
 impl Process {
     /// Starts a command detached; what it says goes to the end of `log`. It is reaped when it ends before the agent.
-    pub(super) fn spawn(mut command: Command, log: &Path) -> io::Result<Process> {
+    pub(super) fn spawn(command: Command, log: &Path) -> io::Result<Process> {
+        Process::spawn_with(command, log, Stdio::null()).map(|(process, _)| process)
+    }
+
+    /// The same for one that can be told something.
+    pub(super) fn spawn_told(command: Command, log: &Path) -> io::Result<(Process, ChildStdin)> {
+        let (process, input) = Process::spawn_with(command, log, Stdio::piped())?;
+        Ok((process, input.ok_or(io::ErrorKind::BrokenPipe)?))
+    }
+
+    fn spawn_with(mut command: Command, log: &Path, input: Stdio) -> io::Result<(Process, Option<ChildStdin>)> {
         let out = File::options().create(true).append(true).open(log)?;
-        command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        command.stdin(input).stdout(out.try_clone()?).stderr(out);
         detach(&mut command);
         let mut child = command.spawn()?;
+        let input = child.stdin.take();
         let process = match Process::open(child.id()) {
             Ok(process) => process,
             Err(e) => return Err(child.kill().err().unwrap_or(e)),
@@ -51,7 +62,7 @@ impl Process {
             }
         };
         match std::thread::Builder::new().name("reaper".into()).stack_size(64 << 10).spawn(reap) {
-            Ok(_) => Ok(process),
+            Ok(_) => Ok((process, input)),
             Err(e) => {
                 process.kill();
                 Err(e)

@@ -110,7 +110,7 @@ impl Supply {
             Ok(_) => {
                 tracing::warn!(vm = %slot.vm, "its page server has gone; starting another");
                 self.tries += 1;
-                match load::serve(shared, &slot.place, &image, "recover") {
+                match load::serve_on(shared, &slot.place, &image) {
                     Ok(server) => (self.server, self.lost) = (Some(server), false),
                     Err(e) => tracing::error!(vm = %slot.vm, "start a page server: {e}"),
                 }

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use keyframe_agent_api::{Fault, FaultKind, Firmware, Machine, NicConnection};
 
-use super::command::{DISK_SLOTS, NIC_SLOTS};
 use super::host::Host;
+use super::place::Ports;
 use crate::Result;
 
 /// QEMU's limit for this machine type without an interrupt controller that older guests do not know.
@@ -26,12 +26,12 @@ pub(super) fn machine(machine: &Machine, host: &Host) -> Result<()> {
         return invalid(format!("{} bytes of memory; it takes a multiple of 1 MiB", machine.memory));
     }
     let mut taken = HashSet::new();
-    if let Some(disk) = machine.disks.iter().find(|d| d.slot >= DISK_SLOTS || !taken.insert(d.slot)) {
-        return invalid(format!("disk {}: slot {} is taken or beyond {}", disk.id, disk.slot, DISK_SLOTS - 1));
+    if let Some(disk) = machine.disks.iter().find(|d| d.slot >= Ports::DISKS || !taken.insert(d.slot)) {
+        return invalid(format!("disk {}: slot {} is taken or beyond {}", disk.id, disk.slot, Ports::DISKS - 1));
     }
     let mut taken = HashSet::new();
-    if let Some(nic) = machine.nics.iter().find(|n| n.slot >= NIC_SLOTS || !taken.insert(n.slot)) {
-        return invalid(format!("interface {}: slot {} is taken or beyond {}", nic.id, nic.slot, NIC_SLOTS - 1));
+    if let Some(nic) = machine.nics.iter().find(|n| n.slot >= Ports::NICS || !taken.insert(n.slot)) {
+        return invalid(format!("interface {}: slot {} is taken or beyond {}", nic.id, nic.slot, Ports::NICS - 1));
     }
     for nic in &machine.nics {
         if !is_mac(&nic.mac) {
