@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyframe_agent_api::{
-    Bytes, ConfigureDisk, DiskId, Fault, FaultKind, FixIdentity, FixedIdentity, InstantReport, PauseReason, Power,
-    RemoveMachine, SetLink, SnapshotId, StartFrom, StartVm, StopHow, StopVm, TakeInstant, VmCall, VmId, VmStatus,
+    Bytes, ConfigureDisk, DiskId, DiskSlot, Fault, FaultKind, FixIdentity, FixedIdentity, InstantReport, PauseReason,
+    Power, RemoveMachine, SetLink, SnapshotId, StartFrom, StartVm, StopHow, StopVm, TakeInstant, VmCall, VmId,
+    VmStatus, VolumeRef,
 };
 
 use parking_lot::Mutex;
@@ -21,6 +22,8 @@ use crate::turns::Turns;
 
 /// How long a guest may take to let go of a disk.
 const UNPLUG: Duration = Duration::from_secs(20);
+/// How long a process that has ended may still be connected to a disk.
+const LETTING_GO: Duration = Duration::from_secs(5);
 
 /// The machines of this host.
 pub struct Machines {
@@ -127,6 +130,7 @@ impl Machines {
         if let Some(image) = &memory {
             self.hypervisor.image(image)?;
         }
+        self.free(&wish.machine.disks)?;
         turn.starting(wish.generation)?;
         self.known.lock().insert(vm);
         let start = Start {
@@ -141,6 +145,12 @@ impl Machines {
         let failed = |e: Fault| if e.kind == FaultKind::Conflict { fault(FaultKind::Internal, e.message) } else { e };
         self.hypervisor.start(vm, &start).map_err(failed)?;
         self.status(vm)
+    }
+
+    /// Refuses disks that somebody else can write to. Whoever connects is refused in any case; this says why.
+    fn free(&self, disks: &[DiskSlot]) -> Result<()> {
+        let volumes: Vec<VolumeRef> = disks.iter().map(|disk| disk.volume.clone()).collect();
+        self.exports.wait_until_free(&volumes, LETTING_GO)
     }
 
     /// Stops it; off already is a success. The plug can be pulled whatever else is under way, which fails then.

@@ -41,6 +41,13 @@ impl ExportInfo {
     }
 }
 
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Peer {
+    /// The process that connected, which the kernel vouches for; only of Unix sockets.
+    pub process: Option<u32>,
+}
+
 /// Something with named devices.
 pub trait Backend: Send + Sync + 'static {
     /// An attached device.
@@ -51,12 +58,12 @@ pub trait Backend: Send + Sync + 'static {
     /// All exports that clients may see. Called in a worker thread: must not wait for I/O for long.
     fn list(&self) -> Vec<Export>;
 
-    /// Attaches a device; dropping it detaches. The empty name is the client's wish for a default export.
-    fn open(&self, name: &str) -> Result<Self::Device, OpenError>;
+    /// Attaches a device for a client; dropping it detaches. The empty name is the client's wish for a default export.
+    fn open(&self, name: &str, peer: Peer) -> Result<Self::Device, OpenError>;
 
     /// Describes an export to a client that only asks. Override it where attaching is costly or exclusive.
     fn inspect(&self, name: &str) -> Result<ExportInfo, OpenError> {
-        self.open(name).map(|device| ExportInfo::of(&device))
+        self.open(name, Peer::default()).map(|device| ExportInfo::of(&device))
     }
 
     /// A queue for one worker thread, which calls this itself.

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use keyframe_engine::{Done, IoBuf, Op};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Peer};
 use crate::error::{Errno, Refusal};
 use crate::handshake::{Handshake, Step};
 use crate::inbox::{Fill, Inbox};
@@ -88,12 +88,12 @@ pub(crate) struct Connection<B: Backend> {
 }
 
 impl<B: Backend> Connection<B> {
-    pub(crate) fn new(socket: OwnedFd, now: Instant) -> Connection<B> {
+    pub(crate) fn new(socket: OwnedFd, peer: Peer, now: Instant) -> Connection<B> {
         let mut outbox = Outbox::new();
         outbox.push(Frame::bytes(Handshake::GREETING.to_vec()));
         Connection {
             socket,
-            phase: Phase::Handshake(Handshake::new()),
+            phase: Phase::Handshake(Handshake::with(peer)),
             inbox: Inbox::new(),
             outbox,
             receiving: Receiving::Header,
@@ -544,7 +544,7 @@ mod tests {
         client.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
         rustix::net::sockopt::set_socket_send_buffer_size(&client, 1 << 20).unwrap();
         server.set_nonblocking(true).unwrap();
-        let mut connection = Connection::new(server.into(), lane.now);
+        let mut connection = Connection::new(server.into(), Peer::default(), lane.now);
         client.write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x01\0\0\0\x02vm").unwrap();
         serve(&mut connection, &mut lane, &backend);
         client.read_exact(&mut [0; 28]).unwrap();

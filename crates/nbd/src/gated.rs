@@ -15,7 +15,7 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 
-use crate::backend::{Backend, Device, Export, ExportInfo, Queue};
+use crate::backend::{Backend, Device, Export, ExportInfo, Peer, Queue};
 use crate::error::OpenError;
 use crate::events::Events;
 use crate::gate::{Gate, Gates, Grip, Line, Registry};
@@ -42,8 +42,8 @@ impl<B: Backend<Device: Sync>> Backend for Gated<B> {
         self.backend.list()
     }
 
-    fn open(&self, name: &str) -> Result<Self::Device, OpenError> {
-        let device = Arc::new(self.backend.open(name)?);
+    fn open(&self, name: &str, peer: Peer) -> Result<Self::Device, OpenError> {
+        let device = Arc::new(self.backend.open(name, peer)?);
         Ok(GatedDevice { device, gate: self.registry.lock().table.gate(name) })
     }
 

@@ -8,7 +8,7 @@
 //! No I/O and no clock: the connection feeds it and cuts it when it makes no progress. Options are parsed in the
 //! receive buffer, so a handshake holds no memory of its own. Protocol mode is NOTLS ("Server-side requirements").
 
-use crate::backend::{Backend, Device, Export, ExportInfo};
+use crate::backend::{Backend, Device, Export, ExportInfo, Peer};
 use crate::error::OpenError;
 use crate::limits::{MAX_OPTION_DATA, MAX_OPTIONS, MAX_PAYLOAD, MIN_BLOCK, PREFERRED_BLOCK};
 use crate::option::{BadOption, info_query, meta_query, reply, text};
@@ -56,6 +56,7 @@ pub struct Handshake {
     /// Export for which the client selected `base:allocation`; another export's session does not get it.
     allocation_for: Option<String>,
     options: u32,
+    peer: Peer,
 }
 
 impl Default for Handshake {
@@ -65,9 +66,14 @@ impl Default for Handshake {
 }
 
 impl Handshake {
-    /// A handshake before the client's first byte; [`GREETING`](Handshake::GREETING) goes out first.
+    /// A handshake with nobody in particular.
     pub fn new() -> Handshake {
-        Handshake { state: State::Flags, no_zeroes: false, structured: false, allocation_for: None, options: 0 }
+        Handshake::with(Peer::default())
+    }
+
+    /// A handshake before the client's first byte; [`GREETING`](Handshake::GREETING) goes out first.
+    pub fn with(peer: Peer) -> Handshake {
+        Handshake { state: State::Flags, no_zeroes: false, structured: false, allocation_for: None, options: 0, peer }
     }
 
     /// What the server says first ("Newstyle negotiation").
@@ -163,7 +169,7 @@ impl Handshake {
     /// `NBD_OPT_EXPORT_NAME`: no errors can be told, the session ends instead.
     fn export_name<B: Backend>(&self, data: &[u8], out: &mut Vec<u8>, backend: &B) -> Step<B::Device> {
         let Ok(name) = text(data) else { return Step::End };
-        let Ok(device) = backend.open(name) else { return Step::End };
+        let Ok(device) = backend.open(name, self.peer) else { return Step::End };
         let session = self.session(name, &device);
         out.extend_from_slice(&device.size().to_be_bytes());
         out.extend_from_slice(&Session::flags(&ExportInfo::of(&device), self.structured).to_be_bytes());
@@ -192,7 +198,7 @@ impl Handshake {
                 return Step::Again;
             }
         };
-        match backend.open(query.name) {
+        match backend.open(query.name, self.peer) {
             Ok(device) => {
                 self.describe(opt::GO, &query, &ExportInfo::of(&device), out);
                 Step::Ready { session: self.session(query.name, &device), device }

@@ -29,7 +29,7 @@ pub mod transmission;
 mod wire;
 mod worker;
 
-pub use backend::{Backend, Device, Export, ExportInfo, Queue};
+pub use backend::{Backend, Device, Export, ExportInfo, Peer, Queue};
 pub use error::{Errno, OpenError, Refusal, ServerError};
 pub use gated::{Gated, GatedDevice, GatedQueue};
 pub use listener::{Address, Listener};

@@ -8,8 +8,9 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use rustix::net::{SocketFlags, accept_with, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, accept_with, sockopt};
 
+use crate::backend::Peer;
 use crate::error::ServerError;
 use crate::limits::KEEPALIVE;
 
@@ -90,6 +91,13 @@ impl Drop for Listener {
             std::fs::remove_file(path).unwrap_or(());
         }
     }
+}
+
+/// Who has connected. The number is that of the process which did, whoever has inherited the socket since.
+pub(crate) fn peer_of(socket: &OwnedFd) -> Peer {
+    let is_unix = sockopt::socket_domain(socket) == Ok(AddressFamily::UNIX);
+    let found = is_unix.then(|| sockopt::socket_peercred(socket).ok()).flatten();
+    Peer { process: found.map(|found| found.pid.as_raw_nonzero().get().cast_unsigned()) }
 }
 
 fn is_stale(path: &Path) -> bool {

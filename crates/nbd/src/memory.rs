@@ -16,7 +16,7 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 
-use crate::backend::{Backend, Device, Export, Queue};
+use crate::backend::{Backend, Device, Export, Peer, Queue};
 use crate::error::OpenError;
 
 type Page = Box<[u8; BLOCK as usize]>;
@@ -96,7 +96,7 @@ impl Backend for Memory {
         self.volumes.values().map(export).collect()
     }
 
-    fn open(&self, name: &str) -> Result<MemoryDevice, OpenError> {
+    fn open(&self, name: &str, _: Peer) -> Result<MemoryDevice, OpenError> {
         let volume = self.volumes.get(name).ok_or(OpenError::Unknown)?;
         let device = MemoryDevice(Arc::clone(volume));
         let others = volume.attached.fetch_add(1, Ordering::SeqCst);

@@ -18,6 +18,7 @@ use rustix::event::{EventfdFlags, Timespec, eventfd};
 use crate::backend::{Backend, Queue};
 use crate::connection::Connection;
 use crate::lane::Lane;
+use crate::listener::peer_of;
 
 const WAKE: u64 = 0;
 const QUEUE: u64 = 1;
@@ -289,12 +290,13 @@ impl<B: Backend> Worker<B> {
     }
 
     fn adopt(&mut self, socket: OwnedFd) {
+        let peer = peer_of(&socket);
         let id = self.vacant.pop().unwrap_or_else(|| {
             self.connections.push(None);
             self.is_touched.push(false);
             self.connections.len() - 1
         });
-        let connection = Connection::new(socket, self.lane.now);
+        let connection = Connection::new(socket, peer, self.lane.now);
         let data = EventData::new_u64(id as u64 + FIRST_CONNECTION);
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         let added = epoll::add(&self.epoll, connection.socket().as_fd(), data, flags);

@@ -10,7 +10,7 @@ use common::{Client, DISC, FLUSH, Fixture, READ, SIZE, TRIM, WRITE, WRITE_ZEROES
 use keyframe_engine::{IoBuf, Op};
 use keyframe_nbd::gate::{GateError, Gates};
 use keyframe_nbd::memory::{Memory, MemoryExport};
-use keyframe_nbd::{Backend, Config, Gated, Queue};
+use keyframe_nbd::{Backend, Config, Gated, Peer, Queue};
 
 /// Longer than clients wait for an answer: a write that is forgotten fails its test before its hold ends by itself.
 const LONG: Duration = Duration::from_secs(90);
@@ -224,7 +224,7 @@ fn tokens<Q: Queue>(queue: &mut Q) -> Vec<u64> {
 fn a_worker_that_does_not_come_round_stops_nobody() {
     let gates = Gates::new();
     let backend = Gated::new(memory(), &gates);
-    let device = backend.open("vm").unwrap();
+    let device = backend.open("vm", Peer::default()).unwrap();
     let mut queue = backend.queue().unwrap();
     let error = gates.set(["vm"]).close(Duration::from_millis(50)).unwrap_err();
     assert_eq!(error, GateError::Unresponsive);
@@ -238,7 +238,7 @@ fn a_worker_that_does_not_come_round_stops_nobody() {
 fn what_an_ended_hold_let_go_does_not_follow_the_next_one() {
     let gates = Gates::new();
     let backend = Gated::new(memory(), &gates);
-    let device = backend.open("vm").unwrap();
+    let device = backend.open("vm", Peer::default()).unwrap();
     let mut queue = backend.queue().unwrap();
     let set = gates.set(["vm"]);
     let closed = |queue: &mut _| {

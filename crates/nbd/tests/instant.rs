@@ -15,7 +15,7 @@ use common::{Client, Fixture, READ, WRITE, request};
 use keyframe_engine::{Done, Op};
 use keyframe_nbd::gate::{GateError, Gates};
 use keyframe_nbd::memory::{Memory, MemoryDevice, MemoryExport, MemoryQueue};
-use keyframe_nbd::{Backend, Config, Device, Export, Gated, OpenError, Queue};
+use keyframe_nbd::{Backend, Config, Device, Export, Gated, OpenError, Peer, Queue};
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 /// Longer than clients wait for an answer: a write that is forgotten fails its test before its hold ends by itself.
@@ -60,8 +60,8 @@ impl Backend for Watched {
     fn list(&self) -> Vec<Export> {
         self.memory.list()
     }
-    fn open(&self, name: &str) -> Result<WatchedDevice, OpenError> {
-        let device = self.memory.open(name)?;
+    fn open(&self, name: &str, peer: Peer) -> Result<WatchedDevice, OpenError> {
+        let device = self.memory.open(name, peer)?;
         let at = NAMES.iter().position(|known| *known == name).ok_or(OpenError::Unknown)?;
         Ok(WatchedDevice { device, forbidden: Arc::clone(&self.forbidden[at]) })
     }

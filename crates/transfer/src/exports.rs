@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use keyframe_engine::{Access, Done, ErrorKind, Op, Pool, Volume};
-use keyframe_nbd::{Backend, Device, Export, ExportInfo, OpenError, Queue};
+use keyframe_nbd::{Backend, Device, Export, ExportInfo, OpenError, Peer, Queue};
 
 /// Most exports in a listing; what is not listed can be opened all the same.
 const LISTED: usize = 1000;
@@ -92,7 +92,7 @@ impl Backend for Exports {
         })
     }
 
-    fn open(&self, name: &str) -> Result<Attached, OpenError> {
+    fn open(&self, name: &str, _: Peer) -> Result<Attached, OpenError> {
         let target = self.target(name)?;
         let access = if is_snapshot(target) { Access::ReadOnly } else { Access::ReadWrite };
         let volume = self.pool.open_volume(target, access).map_err(|error| self.refuse(target, &error))?;

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use keyframe_engine::{Done, Op};
-use keyframe_nbd::{Backend, Device, Export, ExportInfo, OpenError, Queue};
+use keyframe_nbd::{Backend, Device, Export, ExportInfo, OpenError, Peer, Queue};
 
 /// See [`Backend`].
 pub trait Blocks: Send + Sync {
@@ -57,7 +57,7 @@ where
     }
 
     fn open(&self, name: &str) -> Result<Box<dyn Block>, OpenError> {
-        self.0.open(name).map(|device| Box::new(ErasedDevice(device)) as Box<dyn Block>)
+        self.0.open(name, Peer::default()).map(|device| Box::new(ErasedDevice(device)) as Box<dyn Block>)
     }
 
     fn inspect(&self, name: &str) -> Result<ExportInfo, OpenError> {

@@ -1,12 +1,16 @@
 //! The one NBD server of the agent: the volumes of all arrays behind write gates, so that an instant can be taken through
 //! volumes of any of them. An export is called `array/volume`, and has no other name, because gates go by names.
 //!
-//! `blocks` is the seam to the arrays, `router` finds the array by the export's name.
+//! `blocks` is the seam to the arrays, `router` finds the array by the export's name, `fence` keeps all but one process from
+//! a volume that can be written.
 
 mod blocks;
+mod fence;
 mod router;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use keyframe_agent_api::{Fault, FaultKind, VolumeRef};
 use keyframe_nbd::gate::{GateSet, Gates};
@@ -15,6 +19,7 @@ use parking_lot::Mutex;
 
 pub use blocks::{Block, BlockLane, Blocks, Erased};
 
+use self::fence::Fence;
 use crate::Result;
 use crate::array::Arrays;
 use crate::fault::chain;
@@ -24,6 +29,7 @@ use crate::hypervisor::BlockAddress;
 pub struct Exports {
     socket: PathBuf,
     gates: Gates,
+    fence: Arc<Fence>,
     server: Mutex<Option<Server>>,
 }
 
@@ -34,9 +40,10 @@ impl Exports {
         let gates = Gates::new();
         let listener = Listener::unix(socket).map_err(|error| failed(&error))?;
         crate::fs::set_private(socket)?;
-        let backend = Gated::new(router::Router::new(arrays), &gates);
+        let fence = Arc::new(Fence::default());
+        let backend = Gated::new(router::Router::new(arrays, &fence), &gates);
         let server = Server::start(backend, vec![listener], &Config::default()).map_err(|error| failed(&error))?;
-        Ok(Exports { socket: socket.to_owned(), gates, server: Mutex::new(Some(server)) })
+        Ok(Exports { socket: socket.to_owned(), gates, fence, server: Mutex::new(Some(server)) })
     }
 
     /// Where a hypervisor finds a volume.
@@ -47,6 +54,16 @@ impl Exports {
     /// The gates of some volumes.
     pub fn gates(&self, volumes: &[VolumeRef]) -> GateSet {
         self.gates.set(volumes.iter().map(VolumeRef::to_string))
+    }
+
+    /// Waits until nobody can write to these volumes: a process that has ended is noticed a moment later.
+    ///
+    /// # Errors
+    ///
+    /// `Busy`, with who it is, if somebody still can after `patience`.
+    pub fn wait_until_free(&self, volumes: &[VolumeRef], patience: Duration) -> Result<()> {
+        let until = Instant::now() + patience;
+        volumes.iter().try_for_each(|volume| self.fence.wait_until_free(&volume.to_string(), until))
     }
 
     /// Answers what is running and closes all connections; the clients wait until a server is there again.

@@ -5,10 +5,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use keyframe_engine::{Done, Op};
-use keyframe_nbd::{Backend, Device, Export, ExportInfo, OpenError, Queue};
+use keyframe_nbd::{Backend, Device, Export, ExportInfo, OpenError, Peer, Queue};
 use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::blocks::{Block, BlockLane, Blocks};
+use super::fence::{Entered, Fence};
 use crate::array::Arrays;
 
 /// Most exports in a listing.
@@ -16,11 +17,13 @@ const LISTED: usize = 1000;
 
 pub(super) struct Router {
     arrays: Vec<(String, Arc<dyn Blocks>)>,
+    fence: Arc<Fence>,
 }
 
 impl Router {
-    pub(super) fn new(arrays: &Arrays) -> Router {
-        Router { arrays: arrays.iter().map(|(name, array)| (name.to_owned(), array.blocks())).collect() }
+    pub(super) fn new(arrays: &Arrays, fence: &Arc<Fence>) -> Router {
+        let arrays = arrays.iter().map(|(name, array)| (name.to_owned(), array.blocks())).collect();
+        Router { arrays, fence: Arc::clone(fence) }
     }
 
     fn find<'a>(&self, export: &'a str) -> Result<(usize, &'a str), OpenError> {
@@ -42,9 +45,11 @@ impl Backend for Router {
         self.arrays.iter().flat_map(of).take(LISTED).collect()
     }
 
-    fn open(&self, export: &str) -> Result<Routed, OpenError> {
+    fn open(&self, export: &str, peer: Peer) -> Result<Routed, OpenError> {
         let (lane, name) = self.find(export)?;
-        Ok(Routed { lane, block: self.arrays[lane].1.open(name)? })
+        let block = self.arrays[lane].1.open(name)?;
+        let entered = if block.read_only() { None } else { Some(self.fence.enter(export, peer)?) };
+        Ok(Routed { lane, block, _entered: entered })
     }
 
     fn inspect(&self, export: &str) -> Result<ExportInfo, OpenError> {
@@ -66,6 +71,8 @@ impl Backend for Router {
 pub(super) struct Routed {
     lane: usize,
     block: Box<dyn Block>,
+    /// Until the connection's last request has finished.
+    _entered: Option<Entered>,
 }
 
 impl Device for Routed {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use keyframe_agent_api::SnapshotId;
 use keyframe_engine::{Done, ErrorKind, Extent, ExtentKind, Op};
-use keyframe_nbd::{Backend, Device, Export, ExportInfo, OpenError, Queue};
+use keyframe_nbd::{Backend, Device, Export, ExportInfo, OpenError, Peer, Queue};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::faults::Faults;
@@ -44,7 +44,7 @@ impl Backend for FakeBlocks {
         names.into_iter().map(|name| Export { name, description: "fake".into() }).collect()
     }
 
-    fn open(&self, name: &str) -> Result<FakeDevice, OpenError> {
+    fn open(&self, name: &str, _: Peer) -> Result<FakeDevice, OpenError> {
         let (volume, snapshot) = parse(name)?;
         let path = self.store.version(volume, snapshot).map_err(|_| OpenError::Unknown)?;
         let read_only = snapshot.is_some();
@@ -56,7 +56,7 @@ impl Backend for FakeBlocks {
     }
 
     fn inspect(&self, name: &str) -> Result<ExportInfo, OpenError> {
-        self.open(name).map(|device| ExportInfo::of(&device))
+        self.open(name, Peer::default()).map(|device| ExportInfo::of(&device))
     }
 
     fn queue(&self) -> io::Result<FakeQueue> {
