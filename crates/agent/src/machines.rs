@@ -163,7 +163,9 @@ impl Machines {
             // One that stands still is let go, so that it can hear.
             turn.runs()?;
         }
-        self.hypervisor.stop(vm, wish.how)?;
+        if let Some(process) = self.hypervisor.stop(vm, wish.how)? {
+            self.exports.take_from(process, LETTING_GO)?;
+        }
         self.turns.stopped(vm)?;
         self.status(vm)
     }

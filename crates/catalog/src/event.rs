@@ -20,7 +20,7 @@ pub struct Event {
     pub kind: EventKind,
     /// The thing's identifier; a setting's name.
     pub id: String,
-    /// The machine that a snapshot belongs to.
+    /// The machine that it is about: itself, a snapshot's, a job's first.
     pub vm: Option<VmId>,
     /// The thing's since then; 0 for things without.
     pub generation: Generation,

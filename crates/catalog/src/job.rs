@@ -100,7 +100,7 @@ impl Transaction {
             let sql = "INSERT INTO job_vms (job, vm) VALUES ($1, $2)";
             self.execute("add a job's machine", sql, args![job.id, vm]).await?;
         }
-        self.note(EventKind::Job, job.id, job.generation, Change::Made);
+        self.note_of(EventKind::Job, job.id, job.vms.first().copied(), job.generation, Change::Made);
         Ok(())
     }
 
@@ -134,7 +134,7 @@ impl Transaction {
             return Err(Error::new(ErrorKind::Stale, message));
         }
         *job = next;
-        self.note(EventKind::Job, job.id, job.generation, Change::Changed);
+        self.note_of(EventKind::Job, job.id, job.vms.first().copied(), job.generation, Change::Changed);
         Ok(())
     }
 

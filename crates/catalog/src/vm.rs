@@ -72,7 +72,7 @@ impl Transaction {
         let args = args![vm.id, vm.name.as_str(), vm.generation, phase, searchable(vm), document(vm, &vm.name)?];
         self.execute("add a machine", sql, args).await.map_err(|e| e.taken(|| taken(&vm.name)))?;
         self.own(Owner::Vm(vm.id), &vm.hardware).await?;
-        self.note(EventKind::Vm, vm.id, vm.generation, Change::Made);
+        self.note_of(EventKind::Vm, vm.id, Some(vm.id), vm.generation, Change::Made);
         Ok(())
     }
 
@@ -109,7 +109,7 @@ impl Transaction {
         }
         self.own(Owner::Vm(vm.id), &vm.hardware).await?;
         *vm = next;
-        self.note(EventKind::Vm, vm.id, vm.generation, Change::Changed);
+        self.note_of(EventKind::Vm, vm.id, Some(vm.id), vm.generation, Change::Changed);
         Ok(())
     }
 
@@ -121,7 +121,7 @@ impl Transaction {
         if self.execute("remove a machine", sql, args![id, generation]).await? == 0 {
             return Err(self.stale_vm(id).await);
         }
-        self.note(EventKind::Vm, id, generation.next(), Change::Gone);
+        self.note_of(EventKind::Vm, id, Some(id), generation.next(), Change::Gone);
         Ok(())
     }
 

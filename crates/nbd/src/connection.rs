@@ -68,6 +68,7 @@ enum Wait {
 
 pub(crate) struct Connection<B: Backend> {
     socket: OwnedFd,
+    peer: Peer,
     phase: Phase<B::Device>,
     inbox: Inbox,
     outbox: Outbox,
@@ -93,6 +94,7 @@ impl<B: Backend> Connection<B> {
         outbox.push(Frame::bytes(Handshake::GREETING.to_vec()));
         Connection {
             socket,
+            peer,
             phase: Phase::Handshake(Handshake::with(peer)),
             inbox: Inbox::new(),
             outbox,
@@ -112,6 +114,10 @@ impl<B: Backend> Connection<B> {
 
     pub(crate) fn socket(&self) -> &OwnedFd {
         &self.socket
+    }
+
+    pub(crate) fn peer(&self) -> Peer {
+        self.peer
     }
 
     pub(crate) fn on_event(&mut self, readable: bool, writable: bool, hangup: bool) {

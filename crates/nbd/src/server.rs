@@ -103,6 +103,13 @@ impl Server {
         self.connections.load(Ordering::Relaxed)
     }
 
+    /// Shuts all connections of a process, which the kernel names. What they have asked for before is still done.
+    pub fn hang_up(&self, process: u32) {
+        for bell in &self.bells {
+            bell.hang_up(process);
+        }
+    }
+
     /// One line for each open connection, for people who wonder why a client hangs: what it is busy with, what it waits
     /// for, and who owes the next byte. A worker that does not answer within `patience` has a line too.
     pub fn describe(&self, patience: Duration) -> Vec<String> {

@@ -34,6 +34,8 @@ enum Message {
     Serve(OwnedFd),
     /// Say what every connection is doing.
     Describe(Sender<Vec<String>>),
+    /// Shut the connections of a process.
+    HangUp(u32),
     /// Drain and end.
     Stop,
 }
@@ -72,6 +74,11 @@ impl Bell {
         let (sender, answer) = std::sync::mpsc::channel();
         self.send(Message::Describe(sender));
         answer
+    }
+
+    /// Shuts the connections of a process; what it has asked for before is done.
+    pub(crate) fn hang_up(&self, process: u32) {
+        self.send(Message::HangUp(process));
     }
 
     /// A worker that has ended drops the message.
@@ -280,11 +287,21 @@ impl<B: Backend> Worker<B> {
                 Ok(Message::Serve(socket)) => self.adopt(socket),
                 // Whoever asked may have lost patience.
                 Ok(Message::Describe(answer)) => answer.send(self.describe()).unwrap_or(()),
+                Ok(Message::HangUp(process)) => self.hang_up(process),
                 Ok(Message::Stop) | Err(TryRecvError::Disconnected) => {
                     self.stop();
                     return Ok(());
                 }
                 Err(TryRecvError::Empty) => return Ok(()),
+            }
+        }
+    }
+
+    fn hang_up(&self, process: u32) {
+        for connection in self.connections.iter().flatten().filter(|other| other.peer().process == Some(process)) {
+            // The epoll loop hears of it as of any other end.
+            if let Err(error) = rustix::net::shutdown(connection.socket(), rustix::net::Shutdown::Both) {
+                debug_assert!(error == rustix::io::Errno::NOTCONN, "shut a connection: {error}");
             }
         }
     }

@@ -152,6 +152,29 @@ fn stop_finishes_and_answers_what_is_running() {
 }
 
 #[test]
+fn a_process_is_cut_off_and_what_it_asked_for_before_is_done() {
+    let backend = Memory::new(exports(SIZE)).with_latency(Duration::from_millis(300));
+    let fixture = Fixture::with(backend, &Config { workers: 2, ..Config::default() });
+    let (mut writer, mut idler) = (fixture.connect().export("vm"), fixture.connect().export("vm"));
+    for cookie in 0..20 {
+        writer.send(&[request(WRITE, cookie, cookie * 4096, 4096), vec![cookie as u8 + 1; 4096]].concat());
+    }
+    let this = std::process::id();
+    fixture.server.hang_up(this + 1);
+    idler.send(&request(READ, 1, 0, 512));
+    assert_eq!(idler.reply(), (0, 1), "another process was meant");
+    idler.receive(512);
+    fixture.server.hang_up(this);
+    assert_eq!(idler.until_closed(), []);
+    writer.until_closed();
+    fixture.idle();
+    let mut client = fixture.connect().export("vm");
+    client.send(&request(READ, 1, 19 * 4096, 4096));
+    assert_eq!(client.reply(), (0, 1), "it may come again");
+    assert_eq!(client.receive(4096), [20; 4096]);
+}
+
+#[test]
 fn many_connections() {
     let fixture =
         Fixture::with(Memory::new(exports(SIZE)), &Config { workers: 2, max_connections: 300, ..Config::default() });

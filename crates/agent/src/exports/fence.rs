@@ -2,8 +2,9 @@
 //!
 //! Whoever is first has it, over any number of connections, until the last request on the last of them has finished; others
 //! are refused. So two hypervisors never write to one disk, whatever anybody believes of them, and one that has ended is in
-//! nobody's way: its connections have ended with it. Which process it is says the kernel. Only reading is no way in either,
-//! because no client says that it will not write; snapshots are there for that.
+//! nobody's way: its connections have ended with it, or are taken from it while the kernel still clears its memory away. Which
+//! process it is says the kernel. Only reading is no way in either, because no client says that it will not write; snapshots are
+//! there for that.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -61,6 +62,19 @@ impl Fence {
             }
         }
         Ok(())
+    }
+
+    /// Waits until that process has no volume.
+    pub(super) fn wait_until_gone(&self, process: u32, until: Instant) -> Result<()> {
+        let mut holders = self.holders.lock();
+        loop {
+            let held = holders.iter().find(|(_, holder)| holder.peer.process == Some(process));
+            let Some((export, holder)) = held else { return Ok(()) };
+            let why = format!("volume {export}: what {} has asked of it is not done yet", name(holder.peer));
+            if self.free.wait_until(&mut holders, until).timed_out() {
+                return Err(Fault::new(FaultKind::Busy, why));
+            }
+        }
     }
 }
 

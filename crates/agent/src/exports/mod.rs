@@ -66,6 +66,18 @@ impl Exports {
         volumes.iter().try_for_each(|volume| self.fence.wait_until_free(&volume.to_string(), until))
     }
 
+    /// Takes all volumes from a process that is ending: when this returns, nothing of it can reach them any more.
+    ///
+    /// # Errors
+    ///
+    /// `Busy` if requests of it are still under way after `patience`.
+    pub fn take_from(&self, process: u32, patience: Duration) -> Result<()> {
+        if let Some(server) = &*self.server.lock() {
+            server.hang_up(process);
+        }
+        self.fence.wait_until_gone(process, Instant::now() + patience)
+    }
+
     /// Answers what is running and closes all connections; the clients wait until a server is there again.
     pub fn stop(&self) -> Result<()> {
         match self.server.lock().take() {

@@ -119,8 +119,10 @@ pub trait Hypervisor: Send + Sync {
     /// generation in it means nothing: drivers know of none.
     fn status(&self, vm: VmId) -> Result<VmStatus>;
 
-    /// Stops it; what is off already is a success.
-    fn stop(&self, vm: VmId, how: StopHow) -> Result<()>;
+    /// Stops it; what is off already is a success. Nothing of it runs any more when this returns, but its process may still
+    /// be giving memory back, the longer the more it had, and holds its disks until then: its number, so that they can be
+    /// taken from it.
+    fn stop(&self, vm: VmId, how: StopHow) -> Result<Option<u32>>;
 
     /// Lets the processors stand still.
     fn pause(&self, vm: VmId) -> Result<()>;

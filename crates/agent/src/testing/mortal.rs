@@ -48,7 +48,7 @@ impl Hypervisor for Mortal {
         self.call(|inner| inner.status(vm))
     }
 
-    fn stop(&self, vm: VmId, how: StopHow) -> Result<()> {
+    fn stop(&self, vm: VmId, how: StopHow) -> Result<Option<u32>> {
         self.call(|inner| inner.stop(vm, how))
     }
 

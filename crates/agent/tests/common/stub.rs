@@ -89,9 +89,9 @@ impl Hypervisor for Stub {
             console: None,
         })
     }
-    fn stop(&self, vm: VmId, _: StopHow) -> Result<()> {
+    fn stop(&self, vm: VmId, _: StopHow) -> Result<Option<u32>> {
         self.set(vm, Power::Off);
-        Ok(())
+        Ok(None)
     }
     fn pause(&self, vm: VmId) -> Result<()> {
         self.set(vm, Power::Paused { reason: PauseReason::Asked });

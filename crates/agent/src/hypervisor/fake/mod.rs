@@ -290,7 +290,7 @@ impl Hypervisor for Fake {
         })
     }
 
-    fn stop(&self, vm: VmId, how: StopHow) -> Result<()> {
+    fn stop(&self, vm: VmId, how: StopHow) -> Result<Option<u32>> {
         let slot = self.slot(vm);
         self.faults.around("stop", None, || {
             if how == StopHow::Hard {
@@ -302,7 +302,7 @@ impl Hypervisor for Fake {
             if silent && matches!(how, StopHow::Graceful { then_hard: false, .. }) {
                 return Err(slot.fault(FaultKind::Deadline, "the guest did not power off in time"));
             }
-            self.end(&slot)
+            self.end(&slot).map(|()| None)
         })
     }
 

@@ -193,13 +193,13 @@ fn bring_up(
         let arguments = json!({ "name": command::nic_id(nic.slot), "up": up });
         live.qmp.execute("set_link", arguments).map_err(slot.monitor("set a cable"))?;
     }
-    let wish = if start.paused { Wish::Paused } else { Wish::Running };
-    slot.note(live, |record| record.wish = wish)?;
     if start.paused {
-        return Ok(());
+        return slot.note(live, |record| record.wish = Wish::Paused);
     }
+    // First of all: an agent that finds the wish lets the guest run, and a memory may not run twice.
     (start.going)()?;
     gone.set(true);
+    slot.note(live, |record| record.wish = Wish::Running)?;
     go_on(slot, live)
 }
 
@@ -246,20 +246,21 @@ pub(super) fn reset(slot: &Slot) -> Result<()> {
 }
 
 /// Ends the process whatever it or anybody else is doing; who has the turn will find out.
-fn unplug(slot: &Slot) {
+fn unplug(slot: &Slot) -> Result<()> {
     slot.unplugged.store(true, Ordering::SeqCst);
     let live = slot.live.lock().clone();
     if let Some(live) = live {
-        live.process.kill();
+        live.process.end().map_err(slot.file("stop"))?;
     }
     if let Some(stray) = &*slot.stray.lock() {
-        stray.kill();
+        stray.end().map_err(slot.file("stop"))?;
     }
+    Ok(())
 }
 
-pub(super) fn stop(slot: &Slot, how: StopHow) -> Result<()> {
+pub(super) fn stop(slot: &Slot, how: StopHow) -> Result<Option<u32>> {
     if how == StopHow::Hard {
-        unplug(slot);
+        unplug(slot)?;
     }
     let _turn = slot.turn();
     let Some(live) = slot.running() else {
@@ -269,7 +270,7 @@ pub(super) fn stop(slot: &Slot, how: StopHow) -> Result<()> {
         slot.check_stray()?;
         slot.ended();
         *slot.known.lock() = Power::Off;
-        return Ok(());
+        return Ok(leaving(slot));
     };
     match how {
         StopHow::Hard => {}
@@ -282,12 +283,18 @@ pub(super) fn stop(slot: &Slot, how: StopHow) -> Result<()> {
         }
     }
     // The plug: to the guest a power failure, whether QEMU listens or not.
-    if !live.process.kill() {
-        return Err(slot.fault(FaultKind::Internal, "stop", "its process does not end"));
-    }
+    live.process.end().map_err(slot.file("stop"))?;
+    *slot.leaving.lock() = Some(live.process.try_clone().map_err(slot.file("stop"))?);
     slot.ended();
     *slot.known.lock() = Power::Off;
-    Ok(())
+    Ok(leaving(slot))
+}
+
+/// The process that was stopped last, until it is gone.
+fn leaving(slot: &Slot) -> Option<u32> {
+    let mut leaving = slot.leaving.lock();
+    leaving.take_if(|process| process.has_ended());
+    leaving.as_ref().map(Process::pid)
 }
 
 /// Asks the guest through its agent and presses the power button; says whether it is gone.

@@ -113,6 +113,8 @@ struct Slot {
     live: Mutex<Option<Arc<Live>>>,
     /// A process that could not be taken over: the machine is not off, and nothing else is known.
     stray: Mutex<Option<Process>>,
+    /// The process before, as long as it gives its memory back.
+    leaving: Mutex<Option<Process>>,
     /// What was last said about it, or asked of it.
     known: Mutex<Power>,
     /// What it does while a capture makes QEMU say other things.
@@ -164,6 +166,7 @@ impl Shared {
                 turn: Mutex::default(),
                 live: Mutex::default(),
                 stray: Mutex::default(),
+                leaving: Mutex::default(),
                 known: Mutex::new(Power::Off),
                 covered: Mutex::default(),
                 freezer: Mutex::default(),
@@ -289,7 +292,7 @@ impl Hypervisor for Qemu {
         status::status(&self.shared, &self.slot(vm))
     }
 
-    fn stop(&self, vm: VmId, how: StopHow) -> Result<()> {
+    fn stop(&self, vm: VmId, how: StopHow) -> Result<Option<u32>> {
         life::stop(&self.slot(vm), how)
     }
 

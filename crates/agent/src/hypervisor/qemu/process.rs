@@ -109,11 +109,18 @@ impl Process {
         self.wait(Duration::ZERO)
     }
 
-    /// Ends it at once, and waits until it is gone.
+    /// Ends it at once: from now on it runs no more, and what is left is the kernel's to clear away.
+    pub(super) fn end(&self) -> io::Result<()> {
+        match pidfd_send_signal(&self.handle, Signal::KILL) {
+            Err(rustix::io::Errno::SRCH) => Ok(()),
+            sent => Ok(sent?),
+        }
+    }
+
+    /// Ends it, and waits until it is gone.
     pub(super) fn kill(&self) -> bool {
-        // Fails only when it has ended, which the wait sees.
-        if let Err(e) = pidfd_send_signal(&self.handle, Signal::KILL) {
-            tracing::trace!("kill process {}: {e}", self.pid);
+        if let Err(e) = self.end() {
+            tracing::warn!("kill process {}: {e}", self.pid);
         }
         self.wait(KILL)
     }
