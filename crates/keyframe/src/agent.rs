@@ -1,25 +1,16 @@
 //! `keyframe agent`: this process becomes the agent, or starts one in the background and waits until it serves.
 
-use std::fs::OpenOptions;
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use keyframe_agent::config::Config;
 use keyframe_agent::paths::Paths;
 use keyframe_agent::run::{self, HeldPool, RunOptions};
 use keyframe_agent::{Fault, FaultKind};
 
 use crate::cli::AgentArgs;
+use crate::daemon;
 use crate::serve::Beside;
-
-/// How long an agent may take until it serves; a large journal is replayed in that time.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// Between looks.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// The data directory that is meant.
 pub(crate) fn data_dir(given: Option<&Path>) -> Result<PathBuf> {
@@ -36,7 +27,10 @@ pub(crate) fn data_dir(given: Option<&Path>) -> Result<PathBuf> {
 pub(crate) fn run(args: &AgentArgs) -> Result<()> {
     let data = data_dir(args.data.as_deref())?;
     if !args.foreground {
-        return start(&data);
+        let paths = Paths::of(&data);
+        paths.make()?;
+        let socket = paths.agent_socket();
+        return daemon::start("agent", &data, &data.join("agent.log"), |pid| daemon::answers(&socket, pid));
     }
     let config = Config::load(&data, |name| std::env::var(name).ok())?;
     run::start_log(&config.log)?;
@@ -49,30 +43,4 @@ pub(crate) fn run(args: &AgentArgs) -> Result<()> {
 fn serve_storage(pools: &[HeldPool]) -> keyframe_agent::Result<Vec<Beside>> {
     let started = pools.iter().map(|held| Beside::start(&held.file, held.pool.clone())).collect::<Result<_>>();
     started.map_err(|error| Fault::new(FaultKind::Internal, format!("{error:#}")))
-}
-
-/// Starts an agent in the background; returns when it serves.
-pub(crate) fn start(data: &Path) -> Result<()> {
-    let paths = Paths::of(data);
-    paths.make()?;
-    let log = data.join("agent.log");
-    let out = OpenOptions::new().create(true).append(true).open(&log);
-    let out = out.with_context(|| format!("cannot write {}", log.display()))?;
-    let mut command = Command::new(std::env::current_exe().context("find this program")?);
-    command.args(["agent", "--foreground", "--data"]).arg(data);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(out);
-    // A key pressed at this terminal is not meant for it.
-    command.process_group(0);
-    let mut child = command.spawn().context("start the agent")?;
-    let until = Instant::now() + PATIENCE;
-    while Instant::now() < until {
-        if let Some(status) = child.try_wait().context("wait for the agent")? {
-            bail!("the agent ended ({status}); the reason is in {}", log.display());
-        }
-        if UnixStream::connect(paths.agent_socket()).is_ok() {
-            return Ok(());
-        }
-        std::thread::sleep(LOOK);
-    }
-    bail!("the agent does not serve yet; see {}", log.display())
 }

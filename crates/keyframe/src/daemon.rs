@@ -3,12 +3,14 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use keyframe_agent::pid_file::holder;
+use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Pid, Signal};
 
 /// How long one may take until it is ready; a large journal is replayed in that time.
@@ -35,8 +37,9 @@ pub(crate) fn end(path: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// Starts `keyframe NOUN --foreground` in the background; returns when it is ready.
-pub(crate) fn start(noun: &str, data: &Path, log: &Path, ready: impl Fn() -> bool) -> Result<()> {
+/// Starts `keyframe NOUN --foreground` in the background; returns when it is ready. `ready` is told who is to be, for one that
+/// is about to end may still answer.
+pub(crate) fn start(noun: &str, data: &Path, log: &Path, ready: impl Fn(Pid) -> bool) -> Result<()> {
     let from = std::fs::metadata(log).map_or(0, |found| found.len());
     let out = OpenOptions::new().create(true).append(true).mode(0o600).open(log);
     let out = out.with_context(|| format!("cannot write {}", log.display()))?;
@@ -47,19 +50,32 @@ pub(crate) fn start(noun: &str, data: &Path, log: &Path, ready: impl Fn() -> boo
     wait_until(noun, child, log, from, ready)
 }
 
-fn wait_until(noun: &str, mut child: Child, log: &Path, from: u64, ready: impl Fn() -> bool) -> Result<()> {
+fn wait_until(noun: &str, mut child: Child, log: &Path, from: u64, ready: impl Fn(Pid) -> bool) -> Result<()> {
+    let pid = Pid::from_child(&child);
     let until = Instant::now() + PATIENCE;
     while Instant::now() < until {
         if let Some(status) = child.try_wait().with_context(|| format!("wait for keyframe {noun}"))? {
             let words = complaint(log, from);
             bail!("keyframe {noun} ended ({status}): {words}; its log is {}", log.display());
         }
-        if ready() {
+        if ready(pid) {
             return Ok(());
         }
         std::thread::sleep(LOOK);
     }
     bail!("keyframe {noun} is not ready after {PATIENCE:?}; its log is {}", log.display())
+}
+
+/// Whether it is that process which answers on a socket, or a child of it.
+pub(crate) fn answers(socket: &Path, who: Pid) -> bool {
+    let peer = || UnixStream::connect(socket).ok().and_then(|stream| socket_peercred(&stream).ok());
+    peer().is_some_and(|peer| peer.pid == who || parent(peer.pid) == Some(who))
+}
+
+fn parent(pid: Pid) -> Option<Pid> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    // The name before may hold anything; behind it are the state and the parent (proc_pid_stat(5)).
+    Pid::from_raw(stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?)
 }
 
 /// The first complaint since `from`: what follows it are its results. Without one, the last line.

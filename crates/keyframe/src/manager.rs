@@ -35,9 +35,7 @@ pub(crate) fn run(args: &ManagerArgs) -> Result<()> {
     paths.make()?;
     if !args.foreground {
         let log = data.join("manager.log");
-        return daemon::start("manager", &data, &log, || {
-            std::os::unix::net::UnixStream::connect(socket(&data)).is_ok()
-        });
+        return daemon::start("manager", &data, &log, |pid| daemon::answers(&socket(&data), pid));
     }
     let config = ManagerConfig::load(&data, |name| std::env::var(name).ok())?;
     keyframe_agent::run::start_log(&config.log)?;

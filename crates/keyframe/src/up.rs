@@ -34,7 +34,9 @@ pub(crate) fn up(output: &Output, args: &UpArgs) -> Result<()> {
     if was_up {
         wait_until_ready(&data)?;
     } else {
-        daemon::start("up", &data, &log, || ready(&data).is_some())?;
+        // Those of a supervisor before may be about to end, and answer still.
+        let ours = |pid| [socket(&data), paths.agent_socket()].iter().all(|socket| daemon::answers(socket, pid));
+        daemon::start("up", &data, &log, |pid| ours(pid) && ready(&data).is_some())?;
     }
     let host = ready(&data).context("it was up, and is no longer; see its log")?;
     tell(output, &data, &log, was_up, &host)

@@ -131,7 +131,7 @@ impl Follower {
 
     fn see_to_memory(&mut self) -> std::result::Result<(), Fault> {
         match self.driver.upgrade() {
-            Some(shared) if self.is_loading() => self.supply.see_to(&shared, &self.slot, &self.live),
+            Some(shared) if self.is_mine() && self.is_loading() => self.supply.see_to(&shared, &self.slot, &self.live),
             _ => Ok(()),
         }
     }
