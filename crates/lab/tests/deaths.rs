@@ -106,19 +106,22 @@ fn plays() -> impl Iterator<Item = &'static Play> {
     PLAYS.iter().filter(move |play| only.as_deref().is_none_or(|kind| kind == play.kind))
 }
 
-#[test]
-fn whoever_is_killed_at_whatever_step_everything_comes_to_rest() -> Result<()> {
+/// Plays every step of every kind, with six pairs of a victim and a moment in a row, a step at a time, so that over the kinds each
+/// pair comes up; or with all of them. `act` says whether the rest of a step's pairs can be played.
+fn rounds(
+    moments: [&'static str; 2],
+    act: impl Fn(&Stage<'_>, &'static Play, usize, Victim, &'static str) -> Result<bool>,
+) -> Result<()> {
     let site = Site::up(&scratch::keyframe()?, &SiteOptions { apart: true, ..SiteOptions::default() })?;
     let stage = Stage::set(&site)?;
     let all = all();
     let mut round = 0;
     for play in plays() {
         for step in 0..play.steps {
-            let pairs = VICTIMS.iter().flat_map(|&victim| ["before", "after"].map(|when| (victim, when)));
-            // Six in a row, a step at a time: over the kinds each pair comes up.
+            let pairs = VICTIMS.iter().flat_map(|&victim| moments.map(|when| (victim, when)));
             for (at, (victim, when)) in pairs.enumerate() {
-                if all || at == round % 6 {
-                    stage.play(play, step, victim, when)?;
+                if (all || at == round % 6) && !act(&stage, play, step, victim, when)? {
+                    break;
                 }
             }
             round += 1;
@@ -128,23 +131,16 @@ fn whoever_is_killed_at_whatever_step_everything_comes_to_rest() -> Result<()> {
 }
 
 #[test]
+fn whoever_is_killed_at_whatever_step_everything_comes_to_rest() -> Result<()> {
+    rounds(["before", "after"], |stage, play, step, victim, when| {
+        stage.play(play, step, victim, when)?;
+        Ok(true)
+    })
+}
+
+#[test]
 fn whoever_is_killed_while_a_job_is_taken_back_everything_comes_to_rest() -> Result<()> {
-    let site = Site::up(&scratch::keyframe()?, &SiteOptions { apart: true, ..SiteOptions::default() })?;
-    let stage = Stage::set(&site)?;
-    let all = all();
-    let mut round = 0;
-    for play in plays() {
-        for step in 0..play.steps {
-            let pairs = VICTIMS.iter().flat_map(|&victim| ["before undo", "after undo"].map(|when| (victim, when)));
-            for (at, (victim, when)) in pairs.enumerate() {
-                if (all || at == round % 6) && !stage.take_back(play, step, victim, when)? {
-                    break;
-                }
-            }
-            round += 1;
-        }
-    }
-    Ok(())
+    rounds(["before undo", "after undo"], |stage, play, step, victim, when| stage.take_back(play, step, victim, when))
 }
 
 /// What all rounds play on.

@@ -1,18 +1,19 @@
 //! What calls cost does not grow with the number of snapshots.
 
-use keyframe_model::SnapshotKind;
+use std::sync::Arc;
+
 use keyframe_model::agent::SnapshotId;
+use keyframe_model::{SnapshotKind, Vm};
 
 use super::site::{Site, caller, make, snap, wish};
+use crate::Manager;
 use crate::request::{PageRequest, SnapshotFilter, VmFilter};
 
-/// Statements and rows of each call on a machine with so many snapshots.
-async fn costs(count: usize) -> Vec<(&'static str, (u64, u64))> {
-    let site = Site::new(false).await;
+/// Makes a machine with so many snapshots, each a child of the one before, and ends the manager: nothing else is to be counted.
+async fn machine(site: &Site, count: usize) -> (Arc<Manager>, Vm) {
     let manager = site.manager().await;
-    let vm = make(&manager, wish(&site, "web", &[1], false)).await.vm;
+    let vm = make(&manager, wish(site, "web", &[1], false)).await.vm;
     let first = snap(&manager, vm.id, "first", SnapshotKind::Disk).await;
-    // Nothing but the calls below is to be counted.
     manager.stop().await;
     let mut tx = site.catalog.write().await.unwrap();
     let mut snapshot = tx.snapshot(first).await.unwrap();
@@ -22,7 +23,13 @@ async fn costs(count: usize) -> Vec<(&'static str, (u64, u64))> {
         tx.insert_snapshot(&snapshot).await.unwrap();
     }
     tx.commit().await.unwrap();
+    (manager, vm)
+}
 
+/// Statements and rows of each call on a machine with so many snapshots.
+async fn costs(count: usize) -> Vec<(&'static str, (u64, u64))> {
+    let site = Site::new(false).await;
+    let (manager, vm) = machine(&site, count).await;
     let mut costs = Vec::new();
     let mut before = site.catalog.work();
     let mut note = |what| {
@@ -62,17 +69,7 @@ async fn calls_on_one_thing_do_not_read_all() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_does_not_read_all_snapshots() {
     let site = Site::new(false).await;
-    let manager = site.manager().await;
-    let vm = make(&manager, wish(&site, "web", &[1], false)).await.vm;
-    let first = snap(&manager, vm.id, "first", SnapshotKind::Disk).await;
-    manager.stop().await;
-    let mut tx = site.catalog.write().await.unwrap();
-    let mut snapshot = tx.snapshot(first).await.unwrap();
-    for n in 1..1000 {
-        (snapshot.id, snapshot.name) = (SnapshotId::new(), format!("s-{n}").parse().unwrap());
-        tx.insert_snapshot(&snapshot).await.unwrap();
-    }
-    tx.commit().await.unwrap();
+    machine(&site, 1000).await;
     let before = site.catalog.work().1;
     let manager = site.manager().await;
     let rows = site.catalog.work().1 - before;
