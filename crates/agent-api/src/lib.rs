@@ -26,6 +26,6 @@ pub use instant::{CutMethod, GuestAnswer, InstantProbe, InstantReport, MemoryInf
 pub use machine::{CloudInit, DirectBoot, DiskSlot, Firmware, Machine, NicConnection, NicSlot};
 pub use units::{Bytes, Generation, Micros, Timestamp};
 pub use vm::{
-    ConfigureDisk, FixIdentity, FixedIdentity, GuestIdentity, PauseReason, Power, RemoveMachine, SetLink, StartFrom,
-    StartVm, StopHow, StopVm, VmCall, VmEvent, VmStatus,
+    ConfigureDisk, FixIdentity, FixedIdentity, GuestIdentity, OpenConsole, PauseReason, Power, RemoveMachine, SetLink,
+    StartFrom, StartVm, StopHow, StopVm, VmCall, VmEvent, VmStatus,
 };

@@ -28,10 +28,10 @@
 //! | `POST /v1/vms/{vm}/link` | [`SetLink`](crate::SetLink) | |
 //! | `POST /v1/vms/{vm}/identity` | [`FixIdentity`](crate::FixIdentity) | [`FixedIdentity`](crate::FixedIdentity) |
 //! | `POST /v1/vms/{vm}/remove` | [`RemoveMachine`](crate::RemoveMachine) | |
-//! | `GET /v1/vms/{vm}/console` | upgrade to `websocket` | binary frames, both ways |
+//! | `GET /v1/vms/{vm}/console` ([`OpenConsole`](crate::OpenConsole) in the query) | upgrade to `websocket` | binary frames, both ways |
 //! | `GET /v1/events` | | server-sent events, each a [`VmEvent`](crate::VmEvent) |
 
-use crate::{DiskId, SnapshotId, VmId, VolumeRef};
+use crate::{DiskId, OpenConsole, SnapshotId, VmId, VolumeRef};
 
 /// All machines.
 pub const VMS: &str = "/v1/vms";
@@ -43,6 +43,9 @@ pub const SPACE: &str = "/v1/space";
 pub const DIFF: &str = "/v1/diff";
 /// The stream of events.
 pub const EVENTS: &str = "/v1/events";
+
+/// With this code a console is closed that another session took over (RFC 6455, section 7.4.2: for private use).
+pub const TAKEN_OVER: u16 = 4001;
 
 /// A volume.
 pub fn volume(volume: &VolumeRef) -> String {
@@ -74,6 +77,11 @@ pub fn vm(vm: VmId) -> String {
 /// Something done to a machine: `run`, `stop`, `pause` and so on.
 pub fn vm_act(id: VmId, act: &str) -> String {
     format!("{}/{act}", vm(id))
+}
+
+/// A machine's console.
+pub fn console(id: VmId, wish: OpenConsole) -> String {
+    format!("{}?force={}", vm_act(id, "console"), wish.force)
 }
 
 /// A disk of a running machine.

@@ -157,6 +157,15 @@ pub struct FixedIdentity {
     pub complaints: Vec<String>,
 }
 
+/// Opens a machine's console, which one session has at a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenConsole {
+    /// Take it over from whoever has it.
+    #[serde(default)]
+    pub force: bool,
+}
+
 /// Forgets a machine that is off: its sockets, logs and stored generation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct RemoveMachine {

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Result;
 use crate::array::Arrays;
+use crate::consoles::{Consoles, Session};
 use crate::exports::Exports;
 use crate::fault::of_io;
 use crate::hypervisor::{Hypervisor, News};
@@ -49,6 +50,7 @@ pub struct Agent {
     arrays: Arrays,
     hypervisor: Arc<dyn Hypervisor>,
     exports: Arc<Exports>,
+    consoles: Consoles,
     events: broadcast::Sender<VmEvent>,
     stopping: CancellationToken,
     life: Life,
@@ -72,8 +74,10 @@ impl Agent {
         let volumes = Volumes::new(arrays.clone());
         let (events, _) = broadcast::channel(EVENTS);
         let stopping = CancellationToken::new();
+        let consoles = Consoles::default();
         let agent =
-            Arc::new(Agent { name, volumes, machines, instants, arrays, hypervisor, exports, events, stopping, life });
+            Agent { name, volumes, machines, instants, arrays, hypervisor, exports, consoles, events, stopping, life };
+        let agent = Arc::new(agent);
         agent.machines.adopt()?;
         agent.watch();
         Ok(agent)
@@ -111,9 +115,10 @@ impl Agent {
         self.events.subscribe()
     }
 
-    /// The socket of a machine's console.
-    pub fn console(&self, vm: VmId) -> Result<PathBuf> {
-        self.hypervisor.console(vm)
+    /// The socket of a machine's console, for as long as the session lasts.
+    pub fn console(&self, vm: VmId, force: bool) -> Result<(PathBuf, Session)> {
+        let path = self.hypervisor.console(vm)?;
+        Ok((path, self.consoles.open(vm, force)?))
     }
 
     /// What this host is.

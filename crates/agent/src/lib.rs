@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod array;
 pub mod config;
+pub mod consoles;
 mod durable;
 pub mod exports;
 mod fault;

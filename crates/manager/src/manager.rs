@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyframe_catalog::{Catalog, Request, Transaction};
-use keyframe_model::agent::{JobId, Timestamp};
+use keyframe_model::agent::{JobId, Timestamp, VmId};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::task::JoinSet;
@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use crate::agent::{Agent, AgentAddress, Console};
 use crate::event::EventStream;
 use crate::job::{Engine, Kind, Limits};
-use crate::request::{Call, Caller, JobRef};
+use crate::request::{Call, Caller, ConsoleRequest, JobRef};
 use crate::{Error, ErrorKind, Result, compress, kind, reconcile};
 
 /// What a manager is made of.
@@ -120,9 +120,16 @@ impl Manager {
     }
 
     /// Opens a guest's serial console for a WebSocket client with that key.
-    pub async fn console(&self, caller: &Caller, vm: keyframe_model::agent::VmId, key: &str) -> Result<Console> {
+    pub async fn console(&self, caller: &Caller, vm: VmId, key: &str, wish: ConsoleRequest) -> Result<Console> {
         self.admit(caller)?;
-        self.agent.console(vm, key).await
+        let opened = self.agent.console(vm, key, wish.force).await;
+        let Err(e) = opened else { return opened };
+        if e.kind != ErrorKind::Busy {
+            return Err(e);
+        }
+        let name = self.catalog.read().await?.vm(vm).await?.name;
+        let message = format!("the console of {name} is in use; end that session, or take it over with --force");
+        Err(Error { message, ..e })
     }
 
     /// Whether the caller may. So far there are only those who may do everything.
@@ -186,13 +193,5 @@ fn fingerprint(wish: &impl Serialize) -> Result<String> {
 }
 
 async fn job_ref(tx: &mut Transaction, job: JobId) -> Result<JobRef> {
-    let job = tx.job(job).await?;
-    Ok(JobRef {
-        id: job.id,
-        kind: job.kind,
-        vms: job.vms,
-        source: job.source,
-        snapshot: job.snapshot,
-        template: job.template,
-    })
+    Ok(JobRef::from(&tx.job(job).await?))
 }

@@ -2,8 +2,8 @@
 
 use axum::extract::Path;
 use keyframe_manager::request::{
-    Apply, JobView, Page, PageRequest, PlanView, StartRequest, StopRequest, VmCreate, VmDelete, VmFilter, VmUpdate,
-    VmView,
+    Apply, ConsoleRequest, JobView, Page, PageRequest, PlanView, StartRequest, StopRequest, VmCreate, VmDelete,
+    VmFilter, VmUpdate, VmView,
 };
 use keyframe_model::agent::Generation;
 use utoipa_axum::router::OpenApiRouter;
@@ -14,6 +14,7 @@ use crate::ask::{Answer, Ask, Versioned};
 use crate::body::Body;
 use crate::console::Handshake;
 use crate::params::{Params, Part, Wait};
+use crate::problem::Problem;
 
 pub(super) fn routes() -> OpenApiRouter<State> {
     OpenApiRouter::new()
@@ -125,9 +126,15 @@ async fn revert(ask: Ask, Path(vm): Path<String>, _: Params<Wait>, Body(wish): B
 
 /// Open a machine's console as a WebSocket: binary frames, both ways
 #[utoipa::path(get, path = "/v1/vms/{vm}/console", tag = "vms", operation_id = "vm_console",
-    params(("vm" = String, Path)), responses((status = 101, description = "a WebSocket")))]
-async fn console(ask: Ask, Path(vm): Path<String>, handshake: Handshake) -> Answer {
+    params(("vm" = String, Path), ConsoleRequest), responses((status = 101, description = "a WebSocket"),
+    (status = 409, body = Problem, description = "another session has it")))]
+async fn console(
+    ask: Ask,
+    Path(vm): Path<String>,
+    Params(wish): Params<ConsoleRequest>,
+    handshake: Handshake,
+) -> Answer {
     let vm = ask.vm(&vm).await?;
-    let console = ask.manager().console(ask.caller(), vm, &handshake.key).await?;
+    let console = ask.manager().console(ask.caller(), vm, &handshake.key, wish).await?;
     handshake.join(console, ask.state().stop.clone())
 }

@@ -97,6 +97,9 @@ pub(crate) struct ConsoleArgs {
     pub(crate) remote: RemoteArgs,
     /// The machine
     pub(crate) vm: String,
+    /// Take the console over from the session that has it, which ends
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -1,10 +1,11 @@
-//! `keyframe console`: this terminal becomes the machine's. Ctrl-] ends it.
+//! `keyframe console`: this terminal becomes the machine's. Ctrl-] ends it, and so does a session that takes over.
 
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use futures_util::{SinkExt as _, StreamExt as _};
+use keyframe_model::agent::route;
 use reqwest::{Method, StatusCode};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -13,8 +14,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use super::Remote;
 use super::client::Client;
+use super::{Remote, flag};
 use crate::cli::{ConsoleArgs, Output};
 
 /// Ctrl-].
@@ -24,12 +25,12 @@ const ESCAPE: u8 = 0x1d;
 pub(crate) fn console(output: &Output, args: &ConsoleArgs) -> Result<()> {
     let remote = Remote::new(output, &args.remote)?;
     let joined = remote.client.block_on(async {
-        let socket = open(&remote.client, &args.vm).await?;
+        let socket = open(&remote.client, args).await?;
         let raw = Raw::enter()?;
         if raw.is_some() && !output.quiet {
             eprint!("connected to {}; Ctrl-] ends this\r\n", args.vm);
         }
-        let joined = join(socket).await;
+        let joined = join(socket, &args.vm).await;
         drop(raw);
         joined
     });
@@ -37,8 +38,9 @@ pub(crate) fn console(output: &Output, args: &ConsoleArgs) -> Result<()> {
     joined
 }
 
-async fn open(client: &Client, vm: &str) -> Result<WebSocketStream<reqwest::Upgraded>> {
-    let request = client.request(Method::GET, client.url(&["vms", vm, "console"], &[]));
+async fn open(client: &Client, args: &ConsoleArgs) -> Result<WebSocketStream<reqwest::Upgraded>> {
+    let query: Vec<_> = flag("force", args.force).into_iter().collect();
+    let request = client.request(Method::GET, client.url(&["vms", &args.vm, "console"], &query));
     let request = request
         .header("connection", "upgrade")
         .header("upgrade", "websocket")
@@ -50,7 +52,7 @@ async fn open(client: &Client, vm: &str) -> Result<WebSocketStream<reqwest::Upgr
     Ok(WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await)
 }
 
-async fn join(socket: WebSocketStream<reqwest::Upgraded>) -> Result<()> {
+async fn join(socket: WebSocketStream<reqwest::Upgraded>, vm: &str) -> Result<()> {
     let (mut send, mut receive) = socket.split();
     let (mut input, mut output) = (tokio::io::stdin(), tokio::io::stdout());
     let mut typed = [0u8; 4096];
@@ -74,6 +76,9 @@ async fn join(socket: WebSocketStream<reqwest::Upgraded>) -> Result<()> {
                 Some(Ok(Message::Binary(bytes))) => {
                     output.write_all(&bytes).await.context("write the terminal")?;
                     output.flush().await.context("write the terminal")?;
+                }
+                Some(Ok(Message::Close(Some(frame)))) if u16::from(frame.code) == route::TAKEN_OVER => {
+                    bail!("another session has taken over the console of {vm}")
                 }
                 Some(Ok(Message::Close(_))) | None => return Ok(()),
                 Some(Ok(_)) => {}

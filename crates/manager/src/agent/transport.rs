@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keyframe_model::agent::{Fault, FaultKind, VmEvent, VmId, route};
+use keyframe_model::agent::{Fault, FaultKind, OpenConsole, VmEvent, VmId, route};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -155,9 +155,9 @@ impl Agent {
         Error { kind: ErrorKind::Unreachable, message, source: Some(Box::new(source)) }
     }
 
-    /// Opens a guest's console for a WebSocket client with that key.
-    pub async fn console(&self, vm: VmId, key: &str) -> Result<Console> {
-        let request = self.client.get(format!("{}{}", self.base, route::vm_act(vm, "console")));
+    /// Opens a guest's console for a WebSocket client with that key; takes it over from whoever has it if forced.
+    pub async fn console(&self, vm: VmId, key: &str, force: bool) -> Result<Console> {
+        let request = self.client.get(format!("{}{}", self.base, route::console(vm, OpenConsole { force })));
         let request = request
             .header(header::CONNECTION, "upgrade")
             .header(header::UPGRADE, "websocket")

@@ -46,20 +46,14 @@ fn view(job: Job) -> JobView {
     let notes = job.result.as_ref().and_then(|result| result.get("notes")).cloned();
     let mut notes: Vec<String> = notes.and_then(|notes| serde_json::from_value(notes).ok()).unwrap_or_default();
     notes.extend(job.left.iter().map(|left| format!("left behind: {left}")));
+    let of = JobRef::from(&job);
     let error = job.error.map(|failure| {
         // A kind that a later version wrote is an internal one to this.
         let kind = serde_json::from_value(failure.kind.into()).unwrap_or(ErrorKind::Internal);
         JobError { kind, message: failure.message }
     });
     JobView {
-        job: JobRef {
-            id: job.id,
-            kind: job.kind,
-            vms: job.vms,
-            source: job.source,
-            snapshot: job.snapshot,
-            template: job.template,
-        },
+        job: of,
         title: job.title,
         state: job.state,
         progress: job.progress,

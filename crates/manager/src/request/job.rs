@@ -28,6 +28,19 @@ pub struct JobRef {
     pub template: Option<TemplateId>,
 }
 
+impl From<&keyframe_catalog::Job> for JobRef {
+    fn from(job: &keyframe_catalog::Job) -> JobRef {
+        JobRef {
+            id: job.id,
+            kind: job.kind,
+            vms: job.vms.clone(),
+            source: job.source,
+            snapshot: job.snapshot,
+            template: job.template,
+        }
+    }
+}
+
 /// A job.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct JobView {

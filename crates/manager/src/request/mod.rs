@@ -28,4 +28,7 @@ pub use snapshot::{
     TreeView,
 };
 pub use template::{TemplateCreate, TemplateFilter, TemplateSource, TemplateUpdate, TemplateView};
-pub use vm::{NicSpec, StartRequest, StopRequest, VmCreate, VmDelete, VmFilter, VmSource, VmSpace, VmUpdate, VmView};
+pub use vm::{
+    ConsoleRequest, NicSpec, StartRequest, StopRequest, VmCreate, VmDelete, VmFilter, VmSource, VmSpace, VmUpdate,
+    VmView,
+};

@@ -160,6 +160,16 @@ pub struct VmFilter {
     pub space: bool,
 }
 
+/// How a console is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ConsoleRequest {
+    /// Take it over from whoever has it; a console has one session at a time.
+    #[serde(default)]
+    pub force: bool,
+}
+
 /// A machine.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct VmView {
