@@ -23,6 +23,9 @@ pub struct Problem {
     pub kind: ErrorKind,
 }
 
+/// When it may be worth to try again, in seconds, after what was needed was waited for in vain.
+const RETRY_AFTER: &str = "5";
+
 /// The status and title of each kind.
 pub(crate) const fn meaning(kind: ErrorKind) -> (StatusCode, &'static str) {
     match kind {
@@ -40,7 +43,7 @@ pub(crate) const fn meaning(kind: ErrorKind) -> (StatusCode, &'static str) {
         ErrorKind::Deadline => (StatusCode::GATEWAY_TIMEOUT, "took too long"),
         ErrorKind::Guest => (StatusCode::BAD_GATEWAY, "the guest did not do it"),
         ErrorKind::Corrupt => (StatusCode::INTERNAL_SERVER_ERROR, "stored data is damaged"),
-        ErrorKind::Unreachable => (StatusCode::SERVICE_UNAVAILABLE, "a host cannot be reached"),
+        ErrorKind::Unreachable => (StatusCode::SERVICE_UNAVAILABLE, "something it needs cannot be reached"),
         ErrorKind::Cancelled => (StatusCode::CONFLICT, "cancelled"),
         ErrorKind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "something failed that should not"),
     }
@@ -105,6 +108,9 @@ impl IntoResponse for Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
         }
         response
     }

@@ -11,14 +11,18 @@ use sqlx::any::AnyPoolOptions;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{Any, AssertSqlSafe, Connection, Pool, SqlSafeStr};
 use tokio::sync::{Mutex, watch};
+use tokio::time::{Instant, sleep};
 
 use crate::keeper::Hold;
 use crate::{Error, ErrorKind, Result, Transaction};
 
 /// Most connections: one writes, the others read.
 const CONNECTIONS: u32 = 8;
-/// How long a statement waits for another process, and a task for a connection.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a database that is away, because it is restarted for example, is waited for before a transaction fails. What is in
+/// the middle of one fails at once: only its caller knows whether it can begin anew.
+const AWAY: Duration = Duration::from_secs(5);
+/// Between two tries.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// A catalog. Clones are the same one.
 #[derive(Clone)]
@@ -56,7 +60,7 @@ impl Catalog {
         let sqlite = matches!(database, Database::Sqlite(_));
         let pool = AnyPoolOptions::new()
             .max_connections(CONNECTIONS)
-            .acquire_timeout(PATIENCE)
+            .acquire_timeout(AWAY)
             .after_connect(move |connection, _| {
                 Box::pin(async move {
                     for setting in if sqlite { &SQLITE[..] } else { &POSTGRES[..] } {
@@ -90,12 +94,12 @@ impl Catalog {
 
     /// Begins a transaction that sees one state of everything and changes nothing.
     pub async fn read(&self) -> Result<Transaction> {
-        Transaction::read(&self.inner).await
+        patiently(|| Transaction::read(&self.inner)).await
     }
 
     /// Begins a transaction that can change things, when the one before has ended.
     pub async fn write(&self) -> Result<Transaction> {
-        Transaction::write(&self.inner).await
+        patiently(|| Transaction::write(&self.inner)).await
     }
 
     /// The number of the newest event that this process has committed; changes with every commit.
@@ -113,6 +117,17 @@ impl Catalog {
     pub async fn close(&self) {
         self.release().await;
         self.inner.pool.close().await;
+    }
+}
+
+/// Begins a transaction, also when the database is away for a moment.
+async fn patiently<F: Future<Output = Result<Transaction>>>(begin: impl Fn() -> F) -> Result<Transaction> {
+    let give_up = Instant::now() + AWAY;
+    loop {
+        match begin().await {
+            Err(e) if e.kind == ErrorKind::Unavailable && Instant::now() < give_up => sleep(AGAIN).await,
+            other => return other,
+        }
     }
 }
 

@@ -75,6 +75,10 @@ impl Error {
             sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => {
                 (ErrorKind::Unavailable, format!("cannot {act}: the catalog's database does not answer; does it run?"))
             }
+            // PostgreSQL's class of errors for a server that starts or stops.
+            sqlx::Error::Database(e) if e.code().is_some_and(|code| code.starts_with("57P")) => {
+                (ErrorKind::Unavailable, format!("cannot {act}: the catalog's database is starting or stopping"))
+            }
             _ => (ErrorKind::Unavailable, format!("cannot {act}: the catalog's database failed")),
         };
         Error::caused(kind, message, error)

@@ -1,9 +1,11 @@
 //! A manager whose catalog is in PostgreSQL: killed in the middle of a job, and left without its database.
 
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use keyframe_lab::postgres::Postgres;
+use keyframe_lab::process::run_tool;
 use keyframe_lab::scratch;
 use keyframe_lab::site::{PATIENCE, Role, Site, SiteOptions, runs};
 use serde_json::Value;
@@ -11,6 +13,8 @@ use serde_json::Value;
 const DATABASE: &str = "keyframe";
 /// Longer than any pause of the manager's after a failure.
 const SOON: Duration = Duration::from_secs(30);
+/// As long as a restart of the database takes that nobody is to notice.
+const MOMENT: Duration = Duration::from_secs(1);
 
 #[test]
 fn jobs_outlive_the_manager_and_the_database() -> Result<()> {
@@ -39,6 +43,7 @@ fn jobs_outlive_the_manager_and_the_database() -> Result<()> {
     ensure!(known.trim() == "2", "PostgreSQL knows of {known} snapshots");
 
     let process = vm.pid()?;
+    the_database_is_restarted(&site, &postgres)?;
     the_database_is_gone_for_a_while(&site, &postgres)?;
     both_are_gone(&site, &postgres)?;
     a_manager_without_its_database_says_so(&site, &postgres)?;
@@ -62,6 +67,31 @@ fn the_manager_is_killed_in_the_middle(site: &Site) -> Result<()> {
     succeeded(&site.ended(&held.job)?)
 }
 
+/// Nobody who asks in that moment hears of it.
+fn the_database_is_restarted(site: &Site, postgres: &Postgres) -> Result<()> {
+    for line in [&["vm", "list"][..], &["vm", "set", "web", "--description", "while it was away"]] {
+        postgres.crash()?;
+        let asked = site.command(line).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        std::thread::sleep(MOMENT);
+        postgres.recover()?;
+        let output = asked.wait_with_output()?;
+        ensure!(output.status.success(), "{line:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
+}
+
+/// What a program is told that asks while it is gone.
+fn is_told_to_come_back(site: &Site) -> Result<()> {
+    let mut command = Command::new("curl");
+    command.args(["--silent", "--show-error", "--include", "--unix-socket"]);
+    let answer = run_tool(command.arg(site.data().join("run/manager.sock")).arg("http://keyframe/v1/vms"))?;
+    let said = answer.to_lowercase();
+    for part in ["503", "retry-after: ", "application/problem+json", "database"] {
+        ensure!(said.contains(part), "no '{part}' in {answer}");
+    }
+    Ok(())
+}
+
 /// It is gone while a job is between two steps: the job waits for it.
 fn the_database_is_gone_for_a_while(site: &Site, postgres: &Postgres) -> Result<()> {
     let manager = site.pid(Role::Manager)?;
@@ -72,6 +102,7 @@ fn the_database_is_gone_for_a_while(site: &Site, postgres: &Postgres) -> Result<
     let refusal = site.refusal(["vm", "list"])?;
     println!("without its database: {refusal}");
     ensure!(refusal.contains("database") || refusal.contains("catalog"), "nobody could guess from it: {refusal}");
+    is_told_to_come_back(site)?;
     postgres.recover()?;
     site.wait_until(SOON, || site.run(["vm", "list"]).map(drop))?;
     succeeded(&site.ended(&held.job)?)?;
@@ -102,6 +133,9 @@ fn a_manager_without_its_database_says_so(site: &Site, postgres: &Postgres) -> R
     postgres.crash()?;
     let refusal = site.refusal(["up"])?;
     println!("to begin without it: {refusal}");
+    for reason in refusal.split(": ").filter(|part| part.len() > 15) {
+        ensure!(refusal.matches(reason).count() == 1, "'{reason}' is said twice: {refusal}");
+    }
     ensure!(refusal.contains("database") || refusal.contains("catalog"), "nobody could guess from it: {refusal}");
     postgres.recover()?;
     site.start().context("with its database again")?;
