@@ -100,6 +100,9 @@ pub struct MemoryInfo {
     pub stored: Bytes,
     /// The hypervisor and its version, for example `qemu 10.0.2`.
     pub hypervisor: String,
+    /// The guest was emulated rather than run by the processor.
+    #[serde(default)]
+    pub emulated: bool,
     /// Stored compressed.
     pub compressed: bool,
 }

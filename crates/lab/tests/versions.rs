@@ -22,13 +22,13 @@ const UNPACK: &str = r#"set -e
 rm -rf "$0.new"; mkdir "$0.new"; cd "$0.new"
 apt-get -q=2 -o APT::Sandbox::User=root download "$@" >/dev/null
 for deb in *.deb; do dpkg -x "$deb" .; done
-cat >qemu <<END
-#!/bin/sh
-export QEMU_MODULE_DIR="$0/$(echo usr/lib/*/qemu)"
-exec "$0/usr/bin/qemu-system-x86_64" -L /usr/share/seabios -L /usr/share/qemu "\$@"
-END
-chmod +x qemu
 rm -rf "$0"; mv "$0.new" "$0""#;
+/// Runs it, with the firmware of this system.
+const RUN: &str = r#"#!/bin/sh
+here=$(dirname "$0")
+export QEMU_MODULE_DIR="$(echo "$here"/usr/lib/*/qemu)"
+exec "$here/usr/bin/qemu-system-x86_64" -L /usr/share/seabios -L /usr/share/qemu -L /usr/lib/ipxe/qemu "$@"
+"#;
 const BUSY: &str = "lab=stamp";
 
 /// `10.0.2` of a QEMU.
@@ -76,12 +76,10 @@ fn memory_of_a_newer_qemu_is_refused_with_both_versions_and_its_disks_can_be_app
     let site = Site::up(&scratch::keyframe()?, &SiteOptions::default())?;
     let installed = Path::new(INSTALLED);
     let newer = version(installed)?;
-    let older = site.data().join("older-qemu");
-    let script = format!(
+    let text = format!(
         "#!/bin/sh\n[ \"$1\" != --version ] || {{ echo 'QEMU emulator version {PRETENDED}'; exit; }}\nexec {INSTALLED} \"$@\"\n"
     );
-    fs::write(&older, script)?;
-    fs::set_permissions(&older, fs::Permissions::from_mode(0o755))?;
+    let older = script(&site.data().join("older-qemu"), &text)?;
 
     let vm = site.boot("web", "128M", BUSY)?;
     vm.next_stamp()?;
@@ -117,22 +115,29 @@ fn goes_on(vm: &Machine<'_>, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Writes a program.
+fn script(file: &Path, text: &str) -> Result<PathBuf> {
+    fs::write(file, text)?;
+    fs::set_permissions(file, fs::Permissions::from_mode(0o755))?;
+    Ok(file.to_owned())
+}
+
 /// An older QEMU, if this host can have one.
 fn older_qemu() -> Result<PathBuf> {
     if let Some(named) = std::env::var_os("KEYFRAME_OLDER_QEMU") {
         return Ok(named.into());
     }
     let folder = scratch::folder()?.join("qemu-older");
-    let program = folder.join("qemu");
-    if !program.exists() {
+    if !folder.join("usr").exists() {
         run_tool(Command::new("sh").args(["-c", UNPACK]).arg(&folder).args(OLDER))?;
     }
+    let program = script(&folder.join("qemu"), RUN)?;
     // It uses the libraries and the firmware of this system, which may be too old or too new.
     version(&program).map(|_| program)
 }
 
 #[test]
-fn a_machine_of_an_older_qemu_goes_on_without_its_memory_in_a_newer_one_and_back() -> Result<()> {
+fn a_machine_of_an_older_qemu_goes_on_in_a_newer_one_and_back() -> Result<()> {
     let older = match older_qemu() {
         Ok(older) => older,
         Err(why) => {
@@ -142,22 +147,60 @@ fn a_machine_of_an_older_qemu_goes_on_without_its_memory_in_a_newer_one_and_back
     };
     let installed = Path::new(INSTALLED);
     let versions = [version(&older)?, version(installed)?];
-    let versions = [versions[0].as_str(), versions[1].as_str()];
     println!("from {} to {}", versions[0], versions[1]);
     let site = Site::up(&scratch::keyframe()?, &SiteOptions::default())?;
     change(&site, installed, &older)?;
-    let vm = site.create("web", "128M", BUSY)?;
-    // Its options are newer than that QEMU.
-    vm.act("nic", "remove", &["0"])?;
-    vm.start()?;
+    let vm = site.boot("web", "128M", BUSY)?;
     vm.next_stamp()?;
     vm.snapshot("older", &["--memory"])?;
 
     change(&site, &older, installed)?;
-    is_refused(&site, &vm, "older", versions)?;
-    boots_from(&vm, "older")?;
+    goes_on(&vm, "older")?;
+    site.run(["snapshot", "verify", &vm.at("older")])?;
+    vm.snapshot("newer", &["--memory"])?;
 
     change(&site, installed, &older)?;
+    is_refused(&site, &vm, "newer", [&versions[1], &versions[0]])?;
+    let verified = site.refusal(["snapshot", "verify", &vm.at("newer")])?;
+    ensure!(verified.contains("not loadable here") && !verified.contains("damaged"), "{verified}");
+    goes_on(&vm, "older")?;
+    site.wait_until_at_rest()
+}
+
+/// A QEMU that says to be newer, and makes a machine of another type than its memory is of, as often as there are files beside it:
+/// it refuses what it reads.
+const BREAKS_ITS_PROMISE: &str = r#"#!/bin/sh
+[ "$1" != --version ] || { echo 'QEMU emulator version 99.0.0'; exit; }
+case "$*" in *-incoming*) if rm "$0.once" 2>/dev/null || rm "$0.twice" 2>/dev/null; then
+    n=$#
+    for word; do
+        case $word in *pc-q35-*) word=$(printf %s "$word" | sed 's/pc-q35-[0-9.]*/pc-q35-8.2/') ;; esac
+        set -- "$@" "$word"
+    done
+    shift $n
+fi ;; esac
+exec qemu-system-x86_64 "$@"
+"#;
+
+#[test]
+fn a_memory_that_a_newer_qemu_refuses_after_all_costs_the_running_guest_nothing() -> Result<()> {
+    let site = Site::up(&scratch::keyframe()?, &SiteOptions::default())?;
+    let newer = script(&site.data().join("newer-qemu"), BREAKS_ITS_PROMISE)?;
+    let vm = site.boot("web", "128M", BUSY)?;
+    vm.next_stamp()?;
+    vm.snapshot("older", &["--memory"])?;
+    change(&site, Path::new(INSTALLED), &newer)?;
+    // It is tried once more, because a process may have been killed.
+    for often in ["once", "twice"] {
+        fs::write(site.data().join(format!("newer-qemu.{often}")), "")?;
+    }
+    let before = vm.next_stamp()?;
+    let refused = site.refusal(["snapshot", "apply", &vm.at("older")])?;
+    println!("{refused}");
+    ensure!(refused.contains("Machine type received"), "QEMU's reason is not said: {refused}");
+    let after = vm.next_stamp()?;
+    ensure!(after > before, "the guest was at stamp {before}, and goes on at {after}");
+    vm.sound()?;
     goes_on(&vm, "older")?;
     site.wait_until_at_rest()
 }

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::agent::{Bytes, DiskId, MemoryState, VolumeRef};
+use crate::memory::Loader;
 use crate::vm::{Activity, Hardware, Rest, Vm, VmState};
 use crate::{Name, Refusal, RefusalKind, Snapshot, name};
 
@@ -37,8 +38,8 @@ pub struct ApplyWish<'a> {
     pub without_memory: bool,
     /// The memory image as the host finds it.
     pub memory: &'a MemoryState,
-    /// The hypervisor that the host has now.
-    pub hypervisor: &'a str,
+    /// What the host would load it with.
+    pub loader: &'a Loader,
     /// What the guest is to read as its generation id.
     pub generation_id: Uuid,
 }
@@ -101,7 +102,7 @@ pub enum MemoryUse {
 
 /// What an apply will do, whether or not it may. [`ApplyPlan::objections`] says what stands in its way.
 pub fn plan(wish: &ApplyWish<'_>) -> ApplyPlan {
-    let memory = memory_use(wish.snapshot, wish.memory, wish.hypervisor, wish.without_memory);
+    let memory = memory_use(wish.snapshot, wish.memory, wish.loader, wish.without_memory);
     let keep = (!wish.discard).then(|| match wish.keep_name {
         Some(name) => name.clone(),
         None => name::numbered(&format!("before-{}", wish.snapshot.name), wish.taken),
@@ -138,7 +139,7 @@ pub fn plan(wish: &ApplyWish<'_>) -> ApplyPlan {
 }
 
 /// Whether the memory of a snapshot can be used on a host, and is to be.
-pub fn memory_use(snapshot: &Snapshot, found: &MemoryState, hypervisor: &str, without: bool) -> MemoryUse {
+pub fn memory_use(snapshot: &Snapshot, found: &MemoryState, loader: &Loader, without: bool) -> MemoryUse {
     if !snapshot.kind.has_memory() {
         return MemoryUse::Absent;
     }
@@ -150,10 +151,7 @@ pub fn memory_use(snapshot: &Snapshot, found: &MemoryState, hypervisor: &str, wi
         MemoryState::Absent => unusable("its memory image is lost".to_owned()),
         MemoryState::Writing { .. } => unusable("its memory image is not whole".to_owned()),
         MemoryState::Damaged { reason } => unusable(format!("its memory image cannot be used: {reason}")),
-        MemoryState::Ready(info) if info.hypervisor != hypervisor => {
-            unusable(format!("its memory was stored by {}, and the host has {hypervisor} now", info.hypervisor))
-        }
-        MemoryState::Ready(_) => MemoryUse::Used,
+        MemoryState::Ready(info) => loader.objection(info).map_or(MemoryUse::Used, unusable),
     }
 }
 
@@ -169,8 +167,9 @@ impl ApplyPlan {
         }
         if let MemoryUse::Unusable { reason } = &self.memory {
             let snapshot = &wish.snapshot.name;
-            let message =
-                format!("cannot apply {snapshot} with its memory: {reason}; its disks can be applied without memory");
+            let message = format!(
+                "cannot apply {snapshot} with its memory: {reason}; its disks can be applied without memory (--without-memory)"
+            );
             all.push(Refusal::new(RefusalKind::State, message));
         }
         if let Some(name) = wish.keep_name.filter(|name| !wish.discard && wish.taken.contains(name)) {

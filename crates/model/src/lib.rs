@@ -8,6 +8,7 @@ pub mod copy;
 pub mod delete;
 pub mod hardware;
 mod job;
+pub mod memory;
 mod name;
 mod refusal;
 mod snapshot;

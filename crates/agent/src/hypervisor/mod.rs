@@ -162,7 +162,7 @@ pub trait Hypervisor: Send + Sync {
     fn capture(&self, vm: VmId, to: &Path, cut: &mut dyn Cut, cancel: &dyn Cancel) -> Result<Captured>;
 
     /// What is in an image that [`capture`](Hypervisor::capture) made, from its header: [`NotFound`], [`Corrupt`], or
-    /// [`Unsupported`] if this hypervisor cannot resume it.
+    /// [`Unsupported`] if it is not understood. Whether it can be resumed here is for the caller to judge.
     ///
     /// [`NotFound`]: keyframe_agent_api::FaultKind::NotFound
     /// [`Corrupt`]: keyframe_agent_api::FaultKind::Corrupt

@@ -170,6 +170,7 @@ impl Hypervisor for Stub {
                 memory: Bytes::mib(1),
                 stored: Bytes(5),
                 hypervisor: "stub 1".into(),
+                emulated: true,
                 compressed: false,
             }),
             Ok(_) => Err(fault(FaultKind::Corrupt, "not whole")),

@@ -156,7 +156,7 @@ async fn memories_are_summed_up(place: Place) {
         if let Some(stored) = stored {
             s.kind = SnapshotKind::DiskAndMemory;
             let (hypervisor, memory, stored) = ("none".to_owned(), Bytes(500), Bytes(stored));
-            let memory = Some(MemoryInfo { memory, stored, hypervisor, compressed: false });
+            let memory = Some(MemoryInfo { memory, stored, hypervisor, emulated: false, compressed: false });
             s.report = Some(InstantReport { memory, ..report() });
         }
         tx.insert_snapshot(&s).await.unwrap();

@@ -3,6 +3,7 @@
 use keyframe_model::NamePattern;
 use keyframe_model::agent::MemoryState;
 use keyframe_model::copy::{NicPolicy, check_count};
+use keyframe_model::memory::Loader;
 
 use super::snapshot::check_description;
 use crate::kind::clone::{CloneOrder, CloneVm, Origin};
@@ -24,7 +25,7 @@ impl Manager {
         let memory = wish.memory == CloneMemory::Yes;
         let nics = wish.nics.clone().unwrap_or(NicPolicy::default_for(memory));
         nics.check()?;
-        let (mut found, mut hypervisor) = (MemoryState::Absent, String::new());
+        let (mut found, mut loader) = (MemoryState::Absent, Loader::default());
         let origin = match wish.source {
             CloneSource::Vm { vm } => Origin::Vm(vm),
             CloneSource::Template { template } => Origin::Kept(Source::Template(template)),
@@ -32,7 +33,7 @@ impl Manager {
                 let snapshot = self.catalog.read().await?.snapshot(snapshot).await?;
                 let (memory, host) = self.memory(&snapshot, memory && snapshot.kind.has_memory()).await?;
                 found = memory;
-                hypervisor = host.map_or_else(String::new, |host| host.hypervisor);
+                loader = host.as_ref().map(Loader::from).unwrap_or_default();
                 Origin::Kept(Source::Snapshot(snapshot.id))
             }
         };
@@ -46,7 +47,7 @@ impl Manager {
             start: wish.start,
             keep_identity: wish.keep_identity,
             found,
-            hypervisor,
+            loader,
         };
         self.order::<CloneVm>(call, &said, order).await
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use keyframe_model::agent::{Bytes, HostInfo, MemoryState, Micros, SnapshotId, VmId};
 use keyframe_model::apply::ApplyPlan;
+use keyframe_model::memory::Loader;
 use keyframe_model::{Hardware, Name, Snapshot, delete};
 
 use crate::kind::apply::{ApplyOrder, SnapshotApply, preview};
@@ -71,7 +72,7 @@ impl Manager {
             without_memory: wish.without_memory,
             memory,
             most: self.max_snapshots,
-            hypervisor: host.map_or_else(String::new, |host| host.hypervisor),
+            loader: host.as_ref().map(Loader::from).unwrap_or_default(),
         };
         if wish.dry_run {
             return Ok(Outcome::Done(PlanView::Apply(self.apply_preview(snapshot, &order).await?)));

@@ -7,8 +7,9 @@
 //! ```
 //! The instant is taken in any case, so that a failure on the way takes everything back; if the caller wants what is given
 //! up discarded, it is deleted at the end. Unless the caller says otherwise the memory of a guest is in it, so that the way back
-//! goes on where the guest was; without it the guest starts anew, and a notice on machine and job says so. The guest stands still from before the instant, so nothing that it wrote is lost
-//! between it and the stop. A machine in error is stopped first, whatever it does.
+//! goes on where the guest was; without it the guest starts anew, and a notice on machine and job says so. The guest stands still
+//! from before the instant, so nothing that it wrote is lost between it and the stop. A machine in error is stopped first,
+//! whatever it does.
 
 use std::collections::BTreeSet;
 
@@ -19,6 +20,7 @@ use keyframe_model::agent::{
     TakeInstant, Timestamp, VmId, VolumeRef,
 };
 use keyframe_model::apply::{ApplyPlan, ApplyWish, DiskFate, MemoryUse, plan};
+use keyframe_model::memory::Loader;
 use keyframe_model::{
     Activity, JobKind, Name, Notice, Rest, Snapshot, SnapshotEvent, SnapshotKind, SnapshotOrigin, SnapshotState, Vm,
     VmEvent, VmState,
@@ -50,7 +52,7 @@ pub(crate) struct ApplyOrder {
     pub(crate) without_memory: bool,
     /// What the host says.
     pub(crate) memory: MemoryState,
-    pub(crate) hypervisor: String,
+    pub(crate) loader: Loader,
     /// Most snapshots that the machine may have.
     pub(crate) most: u32,
 }
@@ -119,7 +121,7 @@ pub(crate) async fn preview(tx: &mut Transaction, vm: &Vm, order: &ApplyOrder) -
         start: order.start,
         without_memory: order.without_memory,
         memory: &order.memory,
-        hypervisor: &order.hypervisor,
+        loader: &order.loader,
         generation_id: Uuid::new_v4(),
     };
     let plan = plan(&wish);

@@ -13,6 +13,7 @@ use keyframe_model::agent::{
 };
 use keyframe_model::apply::{MemoryUse, memory_use};
 use keyframe_model::copy::{Copy, NicPolicy, copy};
+use keyframe_model::memory::Loader;
 use keyframe_model::{Activity, Hardware, JobKind, Name, Rest, SnapshotKind, Vm, VmEvent, VmState};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -43,9 +44,9 @@ pub(crate) struct CloneOrder {
     pub(crate) nics: NicPolicy,
     pub(crate) start: bool,
     pub(crate) keep_identity: bool,
-    /// The snapshot's memory as the host finds it, and the host's hypervisor.
+    /// The snapshot's memory as the host finds it, and what would load it.
     pub(crate) found: MemoryState,
-    pub(crate) hypervisor: String,
+    pub(crate) loader: Loader,
 }
 
 /// What they are made of.
@@ -235,7 +236,7 @@ async fn kept(tx: &mut Transaction, source: Source, order: &CloneOrder) -> Resul
                 let message = format!("snapshot {} has no memory; clone it without", snapshot.name);
                 return Err(Error::new(ErrorKind::Invalid, message));
             }
-            let memory = memory_use(&snapshot, &order.found, &order.hypervisor, !order.memory);
+            let memory = memory_use(&snapshot, &order.found, &order.loader, !order.memory);
             if let MemoryUse::Unusable { reason } = memory {
                 let message = format!(
                     "cannot clone snapshot {} with its memory: {reason}; its disks can be cloned without memory",

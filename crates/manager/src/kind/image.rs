@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use keyframe_catalog::{Resource, Transaction};
 use keyframe_model::agent::{Bytes, Generation, JobId, MemoryInfo, MemoryState, SnapshotId, VolumeRef};
+use keyframe_model::memory::Loader;
 use keyframe_model::{JobKind, Snapshot};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -209,16 +210,19 @@ impl Step for Verify {
             self.volumes.len()
         )];
         if let Some(memory) = &self.memory {
-            let why = match self.agent.verify_memory(self.snapshot).await? {
-                MemoryState::Ready(_) => None,
-                MemoryState::Absent => Some("is lost".to_owned()),
-                MemoryState::Writing { .. } => Some("is not whole".to_owned()),
-                MemoryState::Damaged { reason } => Some(format!("is damaged: {reason}")),
+            let wrong = match self.agent.verify_memory(self.snapshot).await? {
+                MemoryState::Ready(info) => {
+                    let why = Loader::from(&self.agent.host().await?).objection(&info);
+                    why.map(|why| (ErrorKind::Unsupported, format!("is whole, but not loadable here: {why}")))
+                }
+                MemoryState::Absent => Some((ErrorKind::Corrupt, "is lost".to_owned())),
+                MemoryState::Writing { .. } => Some((ErrorKind::Corrupt, "is not whole".to_owned())),
+                MemoryState::Damaged { reason } => Some((ErrorKind::Corrupt, format!("is damaged: {reason}"))),
             };
-            if let Some(why) = why {
+            if let Some((kind, why)) = wrong {
                 let message =
                     format!("the memory image of snapshot {} {why}; its disks can be used without memory", self.name);
-                return Err(Error::new(ErrorKind::Corrupt, message));
+                return Err(Error::new(kind, message));
             }
             notes.push(format!("all pages of its {} MiB of memory are sound", mib(memory.memory)));
         }

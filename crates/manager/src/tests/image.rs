@@ -39,6 +39,16 @@ async fn a_memory_is_compressed_once_and_verified_often() {
     site.fake.check(vm).unwrap();
 
     for entry in std::fs::read_dir(site.path("memory")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace("fake 1.0", "fake 1.1")).unwrap();
+    }
+    let failed = ended(&manager, manager.verify_snapshot(&call(), memory).await.unwrap().id).await;
+    let says = "the memory image of snapshot memory is whole, but not loadable here: its memory was stored by fake 1.1, and \
+                the host has fake 1.0, which is older and does not understand it; its disks can be used without memory";
+    assert_eq!(failed.error.unwrap().message, says);
+
+    for entry in std::fs::read_dir(site.path("memory")).unwrap() {
         std::fs::remove_file(entry.unwrap().path()).unwrap();
     }
     let failed = ended(&manager, manager.verify_snapshot(&call(), memory).await.unwrap().id).await;

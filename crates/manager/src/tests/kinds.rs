@@ -7,6 +7,7 @@ use keyframe_model::agent::{
 };
 use keyframe_model::copy::NicPolicy;
 use keyframe_model::delete::Doomed;
+use keyframe_model::memory::Loader;
 use keyframe_model::{Hardware, Nic, SnapshotKind};
 use serde_json::Value;
 
@@ -143,7 +144,7 @@ fn apply_order(made: &Made, discard: bool, keep_memory: bool, start: bool) -> ap
         start,
         without_memory: true,
         memory: MemoryState::Absent,
-        hypervisor: String::new(),
+        loader: Loader::default(),
         most: 100,
     }
 }
@@ -159,7 +160,7 @@ fn clones(origin: clone::Origin, count: u32, memory: bool, start: bool) -> clone
         start,
         keep_identity: false,
         found: MemoryState::Absent,
-        hypervisor: String::new(),
+        loader: Loader::default(),
     }
 }
 

@@ -7,6 +7,7 @@ use keyframe_model::agent::{Bytes, MemoryInfo, MemoryState, NicConnection, Volum
 use keyframe_model::apply::{ApplyPlan, ApplyWish, DiskFate, MemoryUse, plan};
 use keyframe_model::copy::{NicPolicy, check_count, copy};
 use keyframe_model::hardware::{check_cpus, check_disk_size, check_memory, parse_mac};
+use keyframe_model::memory::Loader;
 use keyframe_model::{Name, Rest, Snapshot, SnapshotKind, SnapshotState, Tree, Vm, VmState, delete};
 use uuid::Uuid;
 
@@ -53,7 +54,7 @@ impl Ask {
             start: self.start,
             without_memory: self.without_memory,
             memory: &self.memory,
-            hypervisor: "qemu 10.0.2",
+            loader: &Loader { hypervisor: "qemu 10.0.2".to_owned(), emulated: false },
             generation_id: Uuid::from_u128(99),
         };
         let plan = plan(&wish);
@@ -76,7 +77,13 @@ fn with_memory() -> Snapshot {
 
 fn stored_by(hypervisor: &str) -> MemoryState {
     let (memory, stored) = (Bytes::mib(256), Bytes::mib(20));
-    MemoryState::Ready(MemoryInfo { memory, stored, hypervisor: hypervisor.to_owned(), compressed: false })
+    MemoryState::Ready(MemoryInfo {
+        memory,
+        stored,
+        hypervisor: hypervisor.to_owned(),
+        emulated: false,
+        compressed: false,
+    })
 }
 
 #[test]
@@ -137,12 +144,16 @@ fn memory_is_used_where_it_can_be() {
     assert_eq!((plan.memory, plan.ends, objections.len()), (MemoryUse::Used, Rest::Running, 0));
 
     ask.memory = stored_by("qemu 9.2.0");
-    let says = "cannot apply s1 with its memory: its memory was stored by qemu 9.2.0, and the host has qemu 10.0.2 now; \
-                its disks can be applied without memory";
+    assert_eq!(ask.answer().0.memory, MemoryUse::Used, "a newer QEMU goes on with it");
+
+    ask.memory = stored_by("qemu 10.1.0");
+    let says = "cannot apply s1 with its memory: its memory was stored by qemu 10.1.0, and the host has qemu 10.0.2, which \
+                is older and does not understand it; its disks can be applied without memory (--without-memory)";
     assert_eq!(ask.answer().1, vec![says.to_owned()]);
 
     ask.memory = MemoryState::Absent;
-    let says = "cannot apply s1 with its memory: its memory image is lost; its disks can be applied without memory";
+    let says = "cannot apply s1 with its memory: its memory image is lost; its disks can be applied without memory \
+                (--without-memory)";
     assert_eq!(ask.answer().1, vec![says.to_owned()]);
 
     ask.without_memory = true;

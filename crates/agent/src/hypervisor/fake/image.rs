@@ -81,6 +81,7 @@ impl Image {
             memory: self.memory,
             stored: Bytes(stored),
             hypervisor: self.hypervisor.clone(),
+            emulated: true,
             compressed: self.compressed,
         })
     }

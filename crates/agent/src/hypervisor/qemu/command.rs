@@ -49,6 +49,8 @@ pub(super) struct Plan<'a> {
     pub(super) user_networks: usize,
     /// QEMU gives up the system calls that it does not need.
     pub(super) sandbox: bool,
+    /// QEMU knows the offloads of UDP, which are switched off with the others.
+    pub(super) uso: bool,
 }
 
 /// QEMU's arguments. The guest stands still until it is told to go on.
@@ -81,7 +83,7 @@ pub(super) fn arguments(plan: &Plan<'_>) -> Vec<String> {
         if let Some(end) = cable(nic, plan.networks) {
             line.json("-netdev", &end);
         }
-        line.json("-device", &nic_device(nic));
+        line.json("-device", &nic_device(nic, plan.uso));
     }
     let own = plan.machine.nics.iter().filter(|nic| nic.connection == NicConnection::User).count();
     for spare in own..plan.user_networks {
@@ -264,26 +266,28 @@ pub(super) fn cable(nic: &NicSlot, networks: &Path) -> Option<Value> {
     }
 }
 
-fn nic_device(nic: &NicSlot) -> Value {
+/// A cable to another kind of network would not have them, and the guest could not go on there.
+const OFFLOADS: [&str; 11] = [
+    "csum",
+    "guest_csum",
+    "gso",
+    "guest_tso4",
+    "guest_tso6",
+    "guest_ecn",
+    "guest_ufo",
+    "host_tso4",
+    "host_tso6",
+    "host_ecn",
+    "host_ufo",
+];
+/// Since QEMU 8.2.
+const USO: [&str; 3] = ["guest_uso4", "guest_uso6", "host_uso"];
+
+fn nic_device(nic: &NicSlot, uso: bool) -> Value {
     let mut device = json!({ "driver": "virtio-net-pci", "id": nic_id(nic.slot), "mac": nic.mac,
         "bus": nic_port(nic.slot), "addr": "0x0", "mq": false });
-    for offload in [
-        "csum",
-        "guest_csum",
-        "gso",
-        "guest_tso4",
-        "guest_tso6",
-        "guest_ecn",
-        "guest_ufo",
-        "host_tso4",
-        "host_tso6",
-        "host_ecn",
-        "host_ufo",
-        "guest_uso4",
-        "guest_uso6",
-        "host_uso",
-    ] {
-        device[offload] = false.into();
+    for offload in OFFLOADS.iter().chain(USO.iter().filter(|_| uso)) {
+        device[*offload] = false.into();
     }
     if nic.connection != NicConnection::None {
         device["netdev"] = format!("net{}", nic.slot).into();
@@ -369,6 +373,7 @@ mod tests {
             incoming,
             user_networks: 0,
             sandbox: incoming,
+            uso: true,
         };
         let found = arguments(&plan);
         // The order of an object's members is nobody's business.

@@ -27,6 +27,9 @@ struct Uefi {
 /// It takes a tenth of a second.
 const CONFINE: Duration = Duration::from_secs(10);
 
+/// The oldest QEMU that has all that is asked of it, isolated networks apart.
+const OLDEST: [u32; 2] = [7, 2];
+
 /// Where distributions put OVMF.
 const FIRMWARE: [(&str, &str); 3] = [
     ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
@@ -38,6 +41,10 @@ impl Host {
     pub(super) fn ask(config: &QemuConfig) -> Result<Host> {
         let version = version(&output(&config.program, "--version")?)
             .ok_or_else(|| unusable(&config.program, "it does not say its version"))?;
+        if numbers(&version) < OLDEST.to_vec() {
+            let [major, minor] = OLDEST;
+            return Err(unusable(&config.program, &format!("version {version} is too old, {major}.{minor} is needed")));
+        }
         let machine_types = machine_types(&output(&config.program, "-machine=help")?);
         if machine_types.is_empty() {
             return Err(unusable(&config.program, "it knows no machine of type q35"));
@@ -82,6 +89,20 @@ impl Host {
     /// Whether QEMU can give up system calls that it does not need.
     pub(super) fn sandbox(&self) -> bool {
         self.sandbox
+    }
+
+    /// Whether it knows the offloads of UDP.
+    pub(super) fn has_uso(&self) -> bool {
+        self.is_at_least([8, 2])
+    }
+
+    /// Whether the cable of an isolated network is plugged in again by itself when the network's switch was away.
+    pub(super) fn reconnects(&self) -> bool {
+        self.is_at_least([9, 2])
+    }
+
+    fn is_at_least(&self, version: [u32; 2]) -> bool {
+        numbers(&self.version) >= version.to_vec()
     }
 
     pub(super) fn knows(&self, machine_type: &str) -> bool {
@@ -145,11 +166,13 @@ fn machine_types(help: &str) -> Vec<String> {
     let name =
         |line: &str| line.split_whitespace().next().filter(|name| name.starts_with("pc-q35-")).map(str::to_owned);
     let mut found: Vec<String> = help.lines().filter_map(name).collect();
-    let order = |name: &String| -> Vec<u32> {
-        name.trim_start_matches("pc-q35-").split('.').filter_map(|part| part.parse().ok()).collect()
-    };
-    found.sort_by_key(order);
+    found.sort_by_key(|name| numbers(name.trim_start_matches("pc-q35-")));
     found
+}
+
+/// The numbers of a version, to be compared.
+fn numbers(version: &str) -> Vec<u32> {
+    version.split('.').filter_map(|part| part.parse().ok()).collect()
 }
 
 #[cfg(test)]

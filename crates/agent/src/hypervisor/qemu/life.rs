@@ -143,6 +143,7 @@ fn launch(
         incoming: record.memory.is_some(),
         user_networks,
         sandbox: shared.host()?.sandbox(),
+        uso: shared.host()?.has_uso(),
     };
     let unit = format!("keyframe-vm-{}", slot.vm);
     let mut qemu = process::in_scope(&unit, shared.config.program.as_os_str());

@@ -105,35 +105,32 @@ fn open_whole(image: &Path) -> Result<Image> {
     Image::open(image).map_err(|e| about(image, kind(&e), &chain(&e)))
 }
 
-/// What is in an image, if it can be resumed on this host, as far as that does not depend on who stored it: an image of
-/// another version of QEMU is in order, and whoever asks is told the version.
-pub(super) fn describe(host: &Host, image: &Path) -> Result<MemoryInfo> {
+/// What is in an image. Whether it can be resumed here is for whoever asks to judge.
+pub(super) fn describe(image: &Path) -> Result<MemoryInfo> {
     let (opened, description) = open(image)?;
-    if description.hypervisor == host.version() {
-        resumable(host, image, &description)?;
-    }
     let stored = opened.allocated().map_err(|e| Fault::new(kind(&e), chain(&e)))?;
     Ok(MemoryInfo {
         memory: description.memory,
         stored: Bytes(stored),
         hypervisor: description.hypervisor,
+        emulated: !description.accelerated,
         compressed: opened.is_compressed(),
     })
 }
 
 /// The same, with every page read and checked, a chunk at a time.
-pub(super) fn verify(host: &Host, image: &Path) -> Result<MemoryInfo> {
+pub(super) fn verify(image: &Path) -> Result<MemoryInfo> {
     open_whole(image)?.verify(|_| {}).map_err(|e| Fault::new(kind(&e), chain(&e)))?;
-    describe(host, image)
+    describe(image)
 }
 
-pub(super) fn compress(host: &Host, image: &Path) -> Result<MemoryInfo> {
+pub(super) fn compress(image: &Path) -> Result<MemoryInfo> {
     open(image)?;
     keyframe_memory::compress(image).map_err(|e| Fault::new(kind(&e), chain(&e)))?;
-    describe(host, image)
+    describe(image)
 }
 
-/// Newer versions of QEMU read what older ones wrote, but not the other way about.
+/// What QEMU itself would not notice, or not say clearly.
 fn resumable(host: &Host, image: &Path, description: &Description) -> Result<()> {
     let refuse = |why: String| {
         Err(Fault::new(
@@ -146,18 +143,10 @@ fn resumable(host: &Host, image: &Path, description: &Description) -> Result<()>
         let here = how(!description.accelerated);
         return refuse(format!("the guest was {}, here guests are {here}", how(description.accelerated)));
     }
-    if version(&description.hypervisor) > version(&host.version()) {
-        return refuse(format!("it is of {}, here is {}", description.hypervisor, host.version()));
-    }
     if !host.knows(&description.machine_type) {
         return refuse(format!("{} knows no machine type {}", host.version(), description.machine_type));
     }
     Ok(())
-}
-
-/// The numbers in a version, to be compared.
-fn version(text: &str) -> Vec<u64> {
-    text.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
 }
 
 /// What a machine must have so that an image loads into it, beside what its description says.

@@ -341,15 +341,15 @@ impl Hypervisor for Qemu {
     }
 
     fn image(&self, image: &Path) -> Result<MemoryInfo> {
-        load::describe(self.shared.host()?, image)
+        load::describe(image)
     }
 
     fn verify(&self, image: &Path) -> Result<MemoryInfo> {
-        load::verify(self.shared.host()?, image)
+        load::verify(image)
     }
 
     fn compress(&self, image: &Path) -> Result<MemoryInfo> {
-        load::compress(self.shared.host()?, image)
+        load::compress(image)
     }
 
     fn console(&self, vm: VmId) -> Result<PathBuf> {

@@ -37,6 +37,10 @@ pub(super) fn machine(machine: &Machine, host: &Host) -> Result<()> {
         if !is_mac(&nic.mac) {
             return invalid(format!("interface {}: {:?} is no hardware address of one station", nic.id, nic.mac));
         }
+        if matches!(nic.connection, NicConnection::Isolated { .. }) && !host.reconnects() {
+            let why = format!("interface {}: isolated networks need QEMU 9.2, here is {}", nic.id, host.version());
+            return refuse(FaultKind::Unsupported, why);
+        }
         if matches!(nic.connection, NicConnection::Bridge { vlan: Some(vlan), .. } if !(1..=4094).contains(&vlan)) {
             return invalid(format!("interface {}: a VLAN is 1 to 4094", nic.id));
         }
