@@ -153,6 +153,8 @@ pub struct FixedIdentity {
     pub macs: Option<bool>,
     /// The clock is set.
     pub clock: Option<bool>,
+    /// The cables that its machine says are in are in. They stay out while the guest has the addresses of the other one.
+    pub plugged: bool,
     /// What went wrong, for people.
     pub complaints: Vec<String>,
 }
@@ -207,6 +209,25 @@ pub struct VmStatus {
     /// See `vnc`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub console: Option<String>,
+}
+
+impl VmStatus {
+    /// A machine of which nothing is known but what it does.
+    pub const fn bare(vm: VmId, power: Power) -> VmStatus {
+        VmStatus {
+            vm,
+            generation: Generation(0),
+            power,
+            machine: None,
+            pid: None,
+            since: None,
+            hypervisor: None,
+            emulated: false,
+            memory_pending: Bytes(0),
+            vnc: None,
+            console: None,
+        }
+    }
 }
 
 /// One line of the agent's stream of events: the machine's status after something happened to it.

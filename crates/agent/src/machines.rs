@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyframe_agent_api::{
-    Bytes, ConfigureDisk, DiskId, DiskSlot, Fault, FaultKind, FixIdentity, FixedIdentity, InstantReport, PauseReason,
-    Power, RemoveMachine, SetLink, SnapshotId, StartFrom, StartVm, StopHow, StopVm, TakeInstant, VmCall, VmId,
-    VmStatus, VolumeRef,
+    ConfigureDisk, DiskId, DiskSlot, Fault, FaultKind, FixIdentity, FixedIdentity, InstantReport, PauseReason, Power,
+    RemoveMachine, SetLink, SnapshotId, StartFrom, StartVm, StopHow, StopVm, TakeInstant, VmCall, VmId, VmStatus,
+    VolumeRef,
 };
 
 use parking_lot::Mutex;
@@ -85,19 +85,8 @@ impl Machines {
         match self.status(vm) {
             Err(fault) if fault.kind == FaultKind::Unreachable => {
                 tracing::warn!(%vm, "does not answer: {fault}");
-                Ok(VmStatus {
-                    vm,
-                    generation: self.turns.newest(vm)?,
-                    power: Power::Paused { reason: PauseReason::Crashed },
-                    machine: None,
-                    pid: None,
-                    since: None,
-                    hypervisor: None,
-                    emulated: false,
-                    memory_pending: Bytes(0),
-                    vnc: None,
-                    console: None,
-                })
+                let bare = VmStatus::bare(vm, Power::Paused { reason: PauseReason::Crashed });
+                Ok(VmStatus { generation: self.turns.newest(vm)?, ..bare })
             }
             status => status,
         }

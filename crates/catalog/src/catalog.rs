@@ -189,6 +189,7 @@ fn percent(path: &Path) -> String {
 }
 
 const MEMORIES: &str = include_str!("../migrations/0002_memories.sql");
+const REMARKS: &str = include_str!("../migrations/0003_remarks.sql");
 
 async fn migrate(pool: &Pool<Any>, database: &Database) -> Result<()> {
     let fail = |e: Box<dyn std::error::Error + Send + Sync>| {
@@ -204,7 +205,11 @@ async fn migrate(pool: &Pool<Any>, database: &Database) -> Result<()> {
     let migration = |version, name: &'static str, sql| {
         Migration::new(version, name.into(), MigrationType::Simple, AssertSqlSafe(sql).into_sql_str(), false)
     };
-    let migrations = vec![migration(1, "base", base.to_owned()), migration(2, "memories", memories)];
+    let migrations = vec![
+        migration(1, "base", base.to_owned()),
+        migration(2, "memories", memories),
+        migration(3, "remarks", REMARKS.to_owned()),
+    ];
     let migrator = Migrator::with_migrations(migrations);
     // PostgreSQL's driver lets one process at a time do this. SQLite's does not, so a file's lock does.
     let _turn = match database {

@@ -8,7 +8,7 @@ use sqlx::AssertSqlSafe;
 use crate::sql::{Columns, args, places, unword, word};
 use crate::{Result, Transaction};
 
-/// Events written by one statement; each takes seven parameters, and SQLite allows 32,766.
+/// Events written by one statement; each takes eight parameters, and SQLite allows 32,766.
 const BATCH: usize = 500;
 
 /// A change.
@@ -28,6 +28,9 @@ pub struct Event {
     pub change: Change,
     /// When.
     pub at: Timestamp,
+    /// What nobody asked for, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
 }
 
 /// What an event is about.
@@ -77,6 +80,7 @@ impl Transaction {
                     generation: Generation(row.int("generation")?),
                     change: unword(row.text("change")?, "an event")?,
                     at: Timestamp(row.int("at")?),
+                    text: row.text_or_null("text")?,
                 })
             })
             .collect()
@@ -117,7 +121,14 @@ impl Transaction {
         change: Change,
     ) {
         let (id, at) = (id.to_string(), Timestamp::now());
-        self.events.push(Event { seq: 0, kind, id, vm, generation, change, at });
+        self.events.push(Event { seq: 0, kind, id, vm, generation, change, at, text: None });
+    }
+
+    /// Adds words to the change that was noted last.
+    pub fn remark(&mut self, text: &str) {
+        if let Some(event) = self.events.last_mut() {
+            event.text = Some(text.to_owned());
+        }
     }
 
     /// Writes what was noted, and returns the newest number if there was anything.
@@ -131,15 +142,16 @@ impl Transaction {
         let last = self.row("number events", sql, args![count]).await?.int("last_event")?;
         let mut seq = last - count;
         for batch in events.chunks(BATCH) {
-            let mut args = Vec::with_capacity(batch.len() * 7);
+            let mut args = Vec::with_capacity(batch.len() * 8);
             let mut values = Vec::with_capacity(batch.len());
             for event in batch {
                 seq += 1;
-                values.push(places(args.len() + 1, 7));
+                values.push(places(args.len() + 1, 8));
                 let (kind, change) = (word(&event.kind)?, word(&event.change)?);
-                args.extend(args![seq, kind, event.id.as_str(), event.vm, event.generation, change, event.at]);
+                let (id, text) = (event.id.as_str(), event.text.clone());
+                args.extend(args![seq, kind, id, event.vm, event.generation, change, event.at, text]);
             }
-            let head = "INSERT INTO events (seq, kind, subject, vm, generation, change, at) VALUES ";
+            let head = "INSERT INTO events (seq, kind, subject, vm, generation, change, at, text) VALUES ";
             self.execute("log events", AssertSqlSafe(format!("{head}{}", values.join(", "))), args).await?;
         }
         Ok(Some(last))

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use keyframe_catalog::{Catalog, Host, Transaction};
 use keyframe_model::agent::{
-    FaultKind, Generation, HostId, PauseReason, Power, Timestamp, VmEvent as AgentEvent, VmId,
+    Fault, FaultKind, Generation, HostId, PauseReason, Power, Timestamp, VmEvent as AgentEvent, VmId,
 };
 use keyframe_model::{Notice, Rest, Vm, VmEvent, VmState, delete};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -86,7 +86,7 @@ async fn follow(manager: &Manager, events: &mut Events, look: Duration) -> Resul
                         missed.insert(status.vm);
                     }
                 }
-                Some(AgentEvent::Complaint { vm, fault }) => tracing::warn!(%vm, error = %fault, "the host complains"),
+                Some(AgentEvent::Complaint { vm, fault }) => complain(manager, vm, &fault).await?,
                 None => return Ok(()),
             },
         }
@@ -144,9 +144,29 @@ async fn settle(tx: &mut Transaction, mut vm: Vm, power: &Power) -> Result<()> {
         }
         (Power::Running, _) => "it was started, but not here".to_owned(),
     };
-    vm.notice = Some(Notice { at: Timestamp::now(), text });
     vm.state = next;
+    notice(tx, vm, text).await
+}
+
+/// Writes down what people should know of a machine, and tells whoever listens.
+async fn notice(tx: &mut Transaction, mut vm: Vm, text: String) -> Result<()> {
+    vm.notice = Some(Notice { at: Timestamp::now(), text: text.clone() });
     tx.update_vm(&mut vm).await?;
+    tx.remark(&text);
+    Ok(())
+}
+
+/// Writes down what went wrong on the host without anybody having asked for anything.
+async fn complain(manager: &Manager, vm: VmId, fault: &Fault) -> Result<()> {
+    tracing::warn!(%vm, error = %fault, "the host complains");
+    let mut tx = manager.catalog.write().await?;
+    let vm = match tx.vm(vm).await {
+        Ok(vm) => vm,
+        Err(e) if e.kind == keyframe_catalog::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e.into()),
+    };
+    notice(&mut tx, vm, fault.message.clone()).await?;
+    tx.commit().await?;
     Ok(())
 }
 

@@ -87,6 +87,8 @@ pub(super) async fn run<T: Serialize + Send + 'static>(
         Err(fault) => {
             match fault.kind {
                 FaultKind::Internal | FaultKind::Corrupt => tracing::error!(call, ?took, kind = ?fault.kind, "{fault}"),
+                // Who waits with a deadline asks again, and says it when it is the end.
+                FaultKind::Deadline => tracing::debug!(call, ?took, kind = ?fault.kind, "{fault}"),
                 _ => tracing::info!(call, ?took, kind = ?fault.kind, "{fault}"),
             }
             Err(Refused(fault))

@@ -75,19 +75,7 @@ impl Hypervisor for Stub {
     }
     fn status(&self, vm: VmId) -> Result<VmStatus> {
         let power = self.power.lock().unwrap().get(&vm).cloned().unwrap_or(Power::Off);
-        Ok(VmStatus {
-            vm,
-            generation: Generation(0),
-            power,
-            machine: None,
-            pid: None,
-            since: None,
-            hypervisor: None,
-            emulated: false,
-            memory_pending: Bytes(0),
-            vnc: None,
-            console: None,
-        })
+        Ok(VmStatus::bare(vm, power))
     }
     fn stop(&self, vm: VmId, _: StopHow) -> Result<Option<u32>> {
         self.set(vm, Power::Off);

@@ -141,6 +141,7 @@ fn freezing(bench: &dyn Bench, vm: VmId) -> Result<()> {
     kind(driver.thaw(vm), FaultKind::Guest)?;
     let fixed = driver.fix_identity(vm, &GuestIdentity { clock: true, ..GuestIdentity::default() }, PATIENCE)?;
     ensure!(fixed.agent && fixed.clock == Some(true) && fixed.complaints.is_empty(), "{fixed:?}");
+    ensure!(fixed.plugged, "nobody says that its cables are in: {fixed:?}");
     Ok(())
 }
 

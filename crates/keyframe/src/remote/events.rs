@@ -58,5 +58,9 @@ fn follow(remote: &mut Remote, query: &[(&str, String)], last: &mut Option<i64>)
 fn draw(event: &Value, out: &mut impl std::io::Write) -> std::io::Result<()> {
     let word = |name: &str| event[name].as_str().unwrap_or("-").to_owned();
     let at = event["at"].as_i64().and_then(|micros| u64::try_from(micros / 1_000_000).ok()).unwrap_or(0);
-    writeln!(out, "{} {:>8} {:9} {:8} {}", utc(at), event["seq"], word("kind"), word("change"), word("id"))
+    write!(out, "{} {:>8} {:9} {:8} {}", utc(at), event["seq"], word("kind"), word("change"), word("id"))?;
+    match event["text"].as_str() {
+        Some(text) => writeln!(out, "  {text}"),
+        None => writeln!(out),
+    }
 }

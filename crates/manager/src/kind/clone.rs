@@ -14,7 +14,7 @@ use keyframe_model::agent::{
 use keyframe_model::apply::{MemoryUse, memory_use};
 use keyframe_model::copy::{Copy, NicPolicy, copy};
 use keyframe_model::memory::Loader;
-use keyframe_model::{Activity, Hardware, JobKind, Name, Rest, SnapshotKind, Vm, VmEvent, VmState};
+use keyframe_model::{Activity, Hardware, JobKind, Name, Notice, Rest, SnapshotKind, Vm, VmEvent, VmState};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -22,7 +22,9 @@ use super::fresh::Random;
 use super::hold::{leave_new_vm, leave_vm, rest_before, rest_of, take_vm, vm_event};
 use super::snapshot_create::instant_of;
 use super::source::Source;
-use super::step::{DeleteInstants, FixIdentities, Instant, Make, NewGuest, Output, Start, WaitLoaded, notes, outputs};
+use super::step::{
+    DeleteInstants, FixIdentities, Instant, Make, NewGuest, Output, Start, UNPLUGGED, WaitLoaded, notes, outputs,
+};
 use super::vm_create::FIRST;
 use crate::agent::Agent;
 use crate::job::{Begun, Ending, Kind, Outcome, Step};
@@ -73,6 +75,9 @@ struct NewVm {
     volumes: Vec<(VolumeRef, CreateVolume)>,
     start: Option<StartVm>,
     identity: Option<GuestIdentity>,
+    /// It was to have cables that are in, and keeps the source's addresses.
+    #[serde(default)]
+    keeps_identity: bool,
 }
 
 /// An instant of the source, for the time of the job.
@@ -182,12 +187,24 @@ impl Kind for CloneVm {
         let left = outputs(job.outputs, self.steps(job.plan).len());
         let mut powers = left.iter().filter_map(|output| match output {
             Output::Power(power) => Some(power),
-            Output::Instant(_) | Output::Sizes(_) | Output::Memory(_) | Output::Notes(_) => None,
+            Output::Instant(_) | Output::Sizes(_) | Output::Memory(_) | Output::Notes(_) | Output::Told(_) => None,
         });
+        let mut told = Vec::new();
         for copy in &job.plan.copies {
             let power = if copy.start.is_some() { powers.next() } else { None };
             let rest = rest_of(power.unwrap_or(&Power::Off));
-            leave_new_vm(tx, copy.vm, vm_event(job.outcome, rest), |_| {}).await?;
+            let why = left_unplugged(copy, &left).filter(|_| matches!(job.outcome, Outcome::Done));
+            let change = |vm: &mut Vm| {
+                if let Some(text) = &why {
+                    vm.hardware.nics.iter_mut().for_each(|nic| nic.link_up = false);
+                    vm.notice = Some(Notice { at: Timestamp::now(), text: text.clone() });
+                }
+            };
+            leave_new_vm(tx, copy.vm, vm_event(job.outcome, rest), change).await?;
+            if let Some(text) = why {
+                tx.remark(&text);
+                told.extend(copy.keeps_identity.then_some(text));
+            }
         }
         if let Some(taken) = &job.plan.instant {
             let event = match job.outcome {
@@ -197,8 +214,21 @@ impl Kind for CloneVm {
             };
             leave_vm(tx, taken.wish.vm, event, |_| {}).await?;
         }
-        Ok(json!({ "notes": notes(&left) }))
+        told.extend(notes(&left));
+        Ok(json!({ "notes": told }))
     }
+}
+
+/// Why a copy's cables are out that were to be in, and what its guest was not told.
+fn left_unplugged(copy: &NewVm, left: &[Output]) -> Option<String> {
+    if copy.keeps_identity {
+        return Some(format!("{}: {UNPLUGGED}", copy.name));
+    }
+    let told = left.iter().find_map(|output| match output {
+        Output::Told(all) => all.iter().find(|told| told.vm == copy.vm && told.unplugged),
+        Output::Instant(_) | Output::Power(_) | Output::Sizes(_) | Output::Memory(_) | Output::Notes(_) => None,
+    });
+    told.map(|told| told.complaints.join("; "))
 }
 
 /// Holds a machine for an instant of it.
@@ -260,11 +290,14 @@ fn new_vm(vm: &Vm, copy: Copy, snapshot: SnapshotId, order: &CloneOrder) -> NewV
         volumes: copy.hardware.volumes().into_iter().zip(contents).collect(),
         start: (order.memory || order.start).then_some(StartVm { generation: FIRST, machine, from, paused: false }),
         identity: (order.memory && !order.keep_identity).then_some(identity),
+        keeps_identity: order.memory && order.keep_identity && vm.hardware.nics.iter().any(|nic| nic.link_up),
     }
 }
 
 fn guest(copy: &NewVm) -> Option<NewGuest> {
     let identity = copy.identity.clone()?;
     let wish = FixIdentity { generation: FIRST, identity, deadline: TELL };
-    Some(NewGuest { vm: copy.vm, name: copy.name.to_string(), wish })
+    let machine = copy.start.as_ref().map(|start| &start.machine);
+    let cables = machine.is_some_and(|machine| machine.nics.iter().any(|nic| nic.link_up));
+    Some(NewGuest { vm: copy.vm, name: copy.name.to_string(), wish, cables })
 }

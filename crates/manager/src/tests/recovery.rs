@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use keyframe_agent::array::fake::When;
-use keyframe_model::agent::{FaultKind, PauseReason, VmId};
+use keyframe_model::agent::{Fault, FaultKind, PauseReason, VmId};
 use keyframe_model::{JobState, Rest, SnapshotKind, VmState};
 
 use super::site::{Site, call, caller, done, ended, job, make, snap, wish};
@@ -92,6 +92,34 @@ async fn what_machines_do_by_themselves_is_seen() {
     site.fake.kill(vm).unwrap();
     let manager = site.manager().await;
     seen(&manager, vm, Rest::Stopped).await;
+    manager.stop().await;
+}
+
+/// In the events and on the machine, in the host's own words.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_host_complains_of_is_told() {
+    let site = Site::new(false).await;
+    let manager = site.manager().await;
+    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm;
+    let mut events = manager.events(&caller(), None).await.unwrap();
+    let words = "its page server found a page that is not as it was stored";
+    // Nobody hears it who does not listen yet.
+    let told = async {
+        loop {
+            site.fake.complain(vm.id, Fault::new(FaultKind::Corrupt, words));
+            let heard = tokio::time::timeout(Duration::from_millis(200), events.next()).await;
+            let Ok(heard) = heard else { continue };
+            let heard = heard.unwrap();
+            if let Some(event) = heard.into_iter().find(|event| event.text.is_some()) {
+                return event;
+            }
+        }
+    };
+    let event = tokio::time::timeout(Duration::from_secs(30), told).await.expect("nobody hears of it");
+    assert_eq!((event.text.as_deref(), event.id), (Some(words), vm.id.to_string()));
+    let notices = manager.vm(&caller(), vm.id).await.unwrap().notices;
+    assert!(notices.iter().any(|notice| notice == words), "{notices:?}");
+    assert_eq!(manager.vm(&caller(), vm.id).await.unwrap().vm.state, vm.state);
     manager.stop().await;
 }
 

@@ -1,5 +1,6 @@
 //! The life of a machine, from one end to the other.
 
+use keyframe_agent::hypervisor::fake::Mood;
 use keyframe_model::agent::{NicConnection, Power, VmId};
 use keyframe_model::copy::NicPolicy;
 use keyframe_model::{Rest, SnapshotKind, VmState};
@@ -124,6 +125,40 @@ async fn a_running_machine_is_forked_and_runs_on() {
     assert_eq!(look["memory"], serde_json::json!([]));
     assert!(look["volumes"].as_array().unwrap().iter().all(|volume| volume["had"] == serde_json::json!([])));
     manager.stop().await;
+}
+
+/// What is said of a fork's cables is what they are: out as long as its guest may go by the source's addresses.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cables_of_a_fork_are_as_they_are_said_to_be() {
+    for (mood, keep_identity, plugged) in
+        [(Mood::Willing, false, true), (Mood::Refusing, false, false), (Mood::Willing, true, false)]
+    {
+        let site = Site::new(false).await;
+        let manager = site.manager().await;
+        let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm;
+        site.fake.mood_of_new(mood);
+        let fork = CloneCreate {
+            nics: Some(NicPolicy::Keep),
+            keep_identity,
+            ..clone_of(CloneSource::Vm { vm: vm.id }, "fork", CloneMemory::Yes)
+        };
+        let made = manager.clone_vm(&call(), fork).await.unwrap();
+        let job = done(&manager, made.id).await;
+        let fork = manager.vm(&caller(), made.vms[0]).await.unwrap().vm;
+        let case = format!("{mood:?} {keep_identity}");
+        assert!(vm.hardware.nics[0].link_up, "{case}");
+        assert_eq!(fork.hardware.nics[0].link_up, plugged, "{case}");
+        assert_eq!(site.fake.machine(fork.id).unwrap().cables[&fork.hardware.nics[0].id], plugged, "{case}");
+        let notice = fork.notice.map(|notice| notice.text);
+        assert_eq!(notice.is_some(), !plugged, "{case}");
+        if let Some(text) = notice {
+            assert!(text.contains("its cables are out") && text.contains("nic plug"), "{case}: {text}");
+            assert!(job.notes.iter().any(|note| note.contains("its cables are out")), "{case}: {:?}", job.notes);
+            let events = manager.events(&caller(), Some(0)).await.unwrap().next().await.unwrap();
+            assert!(events.iter().any(|event| event.text.as_ref() == Some(&text)), "{case}: no event says it");
+        }
+        manager.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

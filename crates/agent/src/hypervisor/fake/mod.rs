@@ -64,6 +64,8 @@ pub struct Fake {
     faults: Faults,
     slots: Mutex<HashMap<VmId, Arc<Slot>>>,
     listener: Mutex<Option<Arc<Tell>>>,
+    /// Of guests that are not there yet.
+    mood: Mutex<Mood>,
 }
 
 /// One machine, on or off.
@@ -96,6 +98,7 @@ impl Fake {
             faults: Faults::default(),
             slots: Mutex::default(),
             listener: Mutex::default(),
+            mood: Mutex::default(),
         }
     }
 
@@ -107,6 +110,11 @@ impl Fake {
     /// Sets how a guest's agent behaves.
     pub fn mood(&self, vm: VmId, mood: Mood) {
         *self.slot(vm).mood.lock() = mood;
+    }
+
+    /// How the agents of guests behave that are not there yet.
+    pub fn mood_of_new(&self, mood: Mood) {
+        *self.mood.lock() = mood;
     }
 
     /// A machine as it is, if it is on.
@@ -147,10 +155,19 @@ impl Fake {
         Ok(())
     }
 
+    /// Something goes wrong with it that nobody asked for.
+    pub fn complain(&self, vm: VmId, fault: Fault) {
+        self.tell_news(vm, News::Complains(fault));
+    }
+
     fn tell(&self, vm: VmId, power: Power) {
+        self.tell_news(vm, News::Does(power));
+    }
+
+    fn tell_news(&self, vm: VmId, news: News) {
         let listener = self.listener.lock().clone();
         if let Some(tell) = listener {
-            tell(vm, News::Does(power));
+            tell(vm, news);
         }
     }
 
@@ -162,7 +179,7 @@ impl Fake {
                 machine: Mutex::default(),
                 disks: Mutex::default(),
                 frozen: Mutex::default(),
-                mood: Mutex::default(),
+                mood: Mutex::new(*self.mood.lock()),
             })
         };
         Arc::clone(self.slots.lock().entry(vm).or_insert_with(make))
@@ -370,14 +387,20 @@ impl Hypervisor for Fake {
         self.with("fix_identity", vm, |slot, _| {
             let agent = *slot.mood.lock() != Mood::Silent;
             let done = *slot.mood.lock() == Mood::Willing;
-            if done {
-                self.change(slot, |machine| machine.identity = Some(identity.clone()))?;
-            }
+            let macs = (!identity.macs.is_empty()).then_some(done);
+            let plugged = agent && macs != Some(false);
+            self.change(slot, |machine| {
+                machine.identity = done.then(|| identity.clone()).or(machine.identity.take());
+                if plugged {
+                    machine.plug_all();
+                }
+            })?;
             Ok(FixedIdentity {
                 agent,
                 host_name: identity.host_name.as_ref().map(|_| done),
-                macs: (!identity.macs.is_empty()).then_some(done),
+                macs,
                 clock: identity.clock.then_some(done),
+                plugged,
                 complaints: if done { Vec::new() } else { vec!["the guest agent does not answer".into()] },
             })
         })

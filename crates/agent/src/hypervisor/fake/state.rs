@@ -65,6 +65,13 @@ impl Machine {
         }
     }
 
+    /// The cables that are to be in.
+    pub(super) fn plug_all(&mut self) {
+        for nic in self.hardware.nics.iter().filter(|nic| nic.link_up) {
+            self.cables.insert(nic.id, true);
+        }
+    }
+
     fn path(dir: &Path, vm: VmId) -> PathBuf {
         dir.join(format!("{vm}.json"))
     }

@@ -1,6 +1,6 @@
 //! What a machine does, asked of its process.
 
-use keyframe_agent_api::{Accelerator, Bytes, FaultKind, Generation, PauseReason, Power, VmStatus};
+use keyframe_agent_api::{Accelerator, Bytes, FaultKind, PauseReason, Power, VmStatus};
 use serde_json::{Value, json};
 
 use super::{ASKED, Live, Shared, Slot, load};
@@ -11,19 +11,7 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn status(_shared: &Shared, slot: &Slot) -> Result<VmStatus> {
-    let off = VmStatus {
-        vm: slot.vm,
-        generation: Generation(0),
-        power: Power::Off,
-        machine: None,
-        pid: None,
-        since: None,
-        hypervisor: None,
-        emulated: false,
-        memory_pending: Bytes(0),
-        vnc: None,
-        console: None,
-    };
+    let off = VmStatus::bare(slot.vm, Power::Off);
     let Some(live) = slot.running() else { return slot.check_stray().map(|()| off) };
     let power = match power(slot, &live) {
         Ok(power) => power,

@@ -7,19 +7,26 @@ use async_trait::async_trait;
 use keyframe_model::agent::{FixIdentity, Micros, VmId};
 use serde_json::Value;
 
-use super::Output;
+use super::{Output, Told};
 use crate::agent::Agent;
 use crate::job::{Context, Step};
-use crate::{ErrorKind, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// How often a host is asked how much memory is still to be loaded.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// What becomes of the network of a guest that may still have the addresses of another.
+pub(crate) const UNPLUGGED: &str = "its cables are out, because it may still go by its source's addresses; set them in the guest, \
+                                    then plug them in with `keyframe nic plug`";
+
 /// A guest that was copied with its memory.
+#[derive(Clone)]
 pub(crate) struct NewGuest {
     pub(crate) vm: VmId,
     pub(crate) name: String,
     pub(crate) wish: FixIdentity,
+    /// It has cables that are to be in.
+    pub(crate) cables: bool,
 }
 
 /// Tells all guests of a call, at the same time.
@@ -31,12 +38,19 @@ pub(crate) struct FixIdentities {
 }
 
 impl FixIdentities {
-    async fn tell(agent: Agent, vm: VmId, name: String, wish: FixIdentity) -> Result<Vec<String>> {
-        match agent.fix_identity(vm, &wish).await {
-            Ok(fixed) => Ok(fixed.complaints.iter().map(|complaint| format!("{name}: {complaint}")).collect()),
-            Err(e) if e.kind == ErrorKind::Unreachable => Err(e),
-            Err(e) => Ok(vec![format!("{name}: the guest was not told who it is now: {}", e.message)]),
+    async fn tell(agent: Agent, guest: NewGuest) -> Result<Told> {
+        let NewGuest { vm, name, wish, cables } = guest;
+        let (mut complaints, plugged) = match agent.fix_identity(vm, &wish).await {
+            Ok(fixed) => (fixed.complaints, fixed.plugged),
+            Err(e) if e.kind == ErrorKind::Unreachable => return Err(e),
+            Err(e) => (vec![format!("the guest was not told who it is now: {}", e.message)], false),
+        };
+        let unplugged = cables && !plugged;
+        if unplugged {
+            complaints.push(UNPLUGGED.to_owned());
         }
+        let complaints = complaints.iter().map(|complaint| format!("{name}: {complaint}")).collect();
+        Ok(Told { vm, complaints, unplugged })
     }
 }
 
@@ -49,17 +63,18 @@ impl Step for FixIdentities {
     async fn run(&self, _: &Context) -> Result<Value> {
         let mut calls = tokio::task::JoinSet::new();
         for guest in &self.guests {
-            calls.spawn(Self::tell(self.agent.clone(), guest.vm, guest.name.clone(), guest.wish.clone()));
+            calls.spawn(Self::tell(self.agent.clone(), guest.clone()));
         }
-        let mut notes = Vec::new();
+        let mut all = Vec::new();
         while let Some(told) = calls.join_next().await {
-            match told {
-                Ok(told) => notes.extend(told?),
-                Err(broken) => notes.push(format!("a guest was not told who it is now: {broken}")),
-            }
+            all.push(told.map_err(|broken| Error {
+                kind: ErrorKind::Internal,
+                message: "a guest was not told who it is now".to_owned(),
+                source: Some(Box::new(broken)),
+            })??);
         }
-        notes.sort();
-        Output::Notes(notes).value()
+        all.sort_by(|one, other| one.complaints.cmp(&other.complaints));
+        Output::Told(all).value()
     }
 
     async fn undo(&self, _: &Context) -> Result<()> {

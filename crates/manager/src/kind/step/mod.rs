@@ -8,13 +8,13 @@ mod instant;
 mod power;
 mod volume;
 
-use keyframe_model::agent::{InstantReport, MemoryInfo, Power};
+use keyframe_model::agent::{InstantReport, MemoryInfo, Power, VmId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub(crate) use delete::{DeleteInstants, DeleteVolumes, Forget};
 pub(crate) use disk::{AddDisk, RemoveDisk, Resize, SetLinks};
-pub(crate) use identity::{FixIdentities, NewGuest, WaitLoaded};
+pub(crate) use identity::{FixIdentities, NewGuest, UNPLUGGED, WaitLoaded};
 pub(crate) use instant::Instant;
 pub(crate) use power::{Pause, Reset, Resume, Start, Stop, forget};
 pub(crate) use volume::{Make, Revert};
@@ -36,6 +36,19 @@ pub(crate) enum Output {
     Memory(MemoryInfo),
     /// What people should know.
     Notes(Vec<String>),
+    /// Copied guests were told who they are.
+    Told(Vec<Told>),
+}
+
+/// What came of telling a guest who it is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Told {
+    /// Which machine.
+    pub(crate) vm: VmId,
+    /// What the guest does not know, for people.
+    pub(crate) complaints: Vec<String>,
+    /// Its cables, which were to be in, are out.
+    pub(crate) unplugged: bool,
 }
 
 impl Output {
@@ -58,7 +71,7 @@ pub(crate) fn outputs(outputs: &Outputs, steps: usize) -> Vec<Output> {
 pub(crate) fn report(all: &[Output]) -> Option<InstantReport> {
     all.iter().find_map(|output| match output {
         Output::Instant(report) => Some(report.clone()),
-        Output::Power(_) | Output::Sizes(_) | Output::Memory(_) | Output::Notes(_) => None,
+        Output::Power(_) | Output::Sizes(_) | Output::Memory(_) | Output::Notes(_) | Output::Told(_) => None,
     })
 }
 
@@ -66,7 +79,7 @@ pub(crate) fn report(all: &[Output]) -> Option<InstantReport> {
 pub(crate) fn power(all: &[Output]) -> Option<Power> {
     all.iter().rev().find_map(|output| match output {
         Output::Power(power) => Some(power.clone()),
-        Output::Instant(_) | Output::Sizes(_) | Output::Memory(_) | Output::Notes(_) => None,
+        Output::Instant(_) | Output::Sizes(_) | Output::Memory(_) | Output::Notes(_) | Output::Told(_) => None,
     })
 }
 
@@ -74,6 +87,7 @@ pub(crate) fn power(all: &[Output]) -> Option<Power> {
 pub(crate) fn notes(all: &[Output]) -> Vec<String> {
     let notes = all.iter().filter_map(|output| match output {
         Output::Notes(notes) => Some(notes.clone()),
+        Output::Told(told) => Some(told.iter().flat_map(|told| told.complaints.clone()).collect()),
         Output::Instant(_) | Output::Sizes(_) | Output::Memory(_) | Output::Power(_) => None,
     });
     notes.flatten().collect()

@@ -52,6 +52,7 @@ pub(in super::super) fn fix(slot: &Slot, identity: &GuestIdentity, deadline: Dur
     }
     if fixed.macs != Some(false) {
         plug(slot, &live)?;
+        fixed.plugged = true;
     }
     Ok(fixed)
 }

@@ -1,0 +1,2 @@
+-- What an event tells besides which thing changed, for people.
+ALTER TABLE events ADD COLUMN text TEXT;
