@@ -13,7 +13,9 @@ use crate::resource;
         title = "Keyframe",
         description = "Virtual machines with instant snapshots and clones. Long work answers 202 with a job; see its \
                        `Location`. Wherever a path has a machine, template or disk, its identifier or its name will do; \
-                       a snapshot is an identifier or `MACHINE@SNAPSHOT`. Sizes are bytes, times microseconds.",
+                       a snapshot is an identifier or `MACHINE@SNAPSHOT`. Sizes are bytes, times microseconds. A call that \
+                       orders a job can be repeated with the same `Idempotency-Key` and is answered with the first one's; a \
+                       PATCH that orders none sets what it says however often it is repeated, and ignores the key.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     components(schemas(Problem)),

@@ -8,6 +8,7 @@ mod clock;
 mod command;
 mod complete;
 mod daemon;
+mod failure;
 mod manager;
 mod manager_config;
 mod ops;
@@ -29,7 +30,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-/// Wrong usage; 1 is for every other failure.
+/// Wrong usage, names that cannot be ones included; 1 is for every other failure.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
@@ -42,8 +43,13 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) if error.is::<remote::Told>() => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("keyframe: {error:#}");
-            if error.is::<reach::Unclear>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
+            let usage = error.is::<reach::Unclear>() || error.is::<keyframe_model::Refusal>();
+            if cli.output.json {
+                eprintln!("{}", failure::failed(&error, usage));
+            } else {
+                eprintln!("keyframe: {}", failure::words(&error));
+            }
+            if usage { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -57,7 +63,13 @@ fn explain_usage(error: &clap::Error) -> ExitCode {
     }
     if error.use_stderr() {
         let plain = text.to_string();
-        eprint!("keyframe: {}", plain.strip_prefix("error: ").unwrap_or(&plain));
+        let plain = plain.strip_prefix("error: ").unwrap_or(&plain);
+        // Nothing that was typed is understood yet, and this is worth a guess.
+        if std::env::args_os().any(|word| word == "--json") {
+            eprintln!("{}", failure::misused(plain.trim_end()));
+        } else {
+            eprint!("keyframe: {plain}");
+        }
         return ExitCode::from(USAGE);
     }
     match screen::print(&text.to_string()) {

@@ -226,7 +226,8 @@ JOB                                       KIND      STATE   DONE     BY        O
 
 fn refusals(site: &Site) -> Result<()> {
     fails(site, &["vm", "create", "web", "--disk", "8M"], 1, "web")?;
-    fails(site, &["vm", "create", "a b"], 1, "a b")?;
+    fails(site, &["vm", "create", "a b"], 2, "a b")?;
+    fails(site, &["snapshot", "rename", "web@one", "a/b"], 2, "a/b")?;
     fails(site, &["vm", "create", "no", "--image", "/nowhere.qcow2"], 1, "/nowhere.qcow2")?;
     fails(site, &["vm", "set", "web", "--memory", "64M"], 1, "not stopped")?;
     fails(site, &["vm", "delete", "web"], 1, "force it")?;
@@ -235,7 +236,32 @@ fn refusals(site: &Site) -> Result<()> {
     fails(site, &["clone", "web"], 2, "--name")?;
     fails(site, &["template", "create", "web", "--name", "mold"], 1, "stop it first")?;
     fails(site, &["snapshot", "create", "web@x", "--quiesce", "required"], 1, "guest agent")?;
-    fails(site, &["vm", "list", "--server", "/nowhere.sock"], 1, "keyframe up")
+    fails(site, &["vm", "list", "--server", "/nowhere.sock"], 1, "keyframe up")?;
+    for (line, code, kind, part) in [
+        (&["vm", "show", "nobody"][..], 1, "not-found", "nobody"),
+        (&["vm", "delete", "web"], 1, "state", "force it"),
+        (&["vm", "create", "no", "--image", "/nowhere.qcow2"], 1, "not-found", "/nowhere.qcow2"),
+        (&["vm", "create", "a b"], 2, "usage", "a b"),
+        (&["vm", "start"], 2, "usage", "<VM>"),
+        (&["vm", "list", "--server", "/nowhere.sock"], 1, "failed", "keyframe up"),
+    ] {
+        fails_for_programs(site, line, code, kind, part)?;
+    }
+    Ok(())
+}
+
+/// The same for programs: a document on standard error.
+fn fails_for_programs(site: &Site, line: &[&str], code: i32, kind: &str, part: &str) -> Result<()> {
+    let Output { status, stdout, stderr } = site.command(line.iter().chain(&["--json"])).output()?;
+    let complaint = String::from_utf8_lossy(&stderr);
+    let line = line.join(" ");
+    ensure!(status.code() == Some(code), "`{line}` ends with {status} and not {code}: {complaint}");
+    ensure!(stdout.is_empty(), "`{line}` prints {}", String::from_utf8_lossy(&stdout));
+    let said: Value = serde_json::from_str(&complaint).with_context(|| format!("`{line}` complains: {complaint}"))?;
+    let error = &said["error"];
+    ensure!(error["kind"] == kind, "`{line}`: not {kind}: {said}");
+    ensure!(error["detail"].as_str().is_some_and(|detail| detail.contains(part)), "`{line}`: no {part:?}: {said}");
+    Ok(())
 }
 
 fn lists_are_fetched_page_by_page(site: &Site) -> Result<()> {

@@ -24,6 +24,16 @@ impl Name {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether something new may be called so that can be referred to by its identifier as well: not by what looks like one.
+    pub fn check_new(&self) -> Result<(), Refusal> {
+        if uuid::Uuid::parse_str(&self.0).is_err() {
+            return Ok(());
+        }
+        let message =
+            format!("the name '{self}' looks like an identifier, and nobody could tell which is meant; choose another");
+        Err(Refusal::new(RefusalKind::Invalid, message))
+    }
 }
 
 impl FromStr for Name {
@@ -129,6 +139,15 @@ mod tests {
         }
         let long = "x".repeat(10_000).parse::<Name>().unwrap_err().to_string();
         assert_eq!(long, format!("the name '{}' is longer than 63 characters", "x".repeat(63)));
+    }
+
+    #[test]
+    fn what_looks_like_an_identifier_is_no_new_name() {
+        let new = |name: &str| name.parse::<Name>().unwrap().check_new();
+        for name in ["0194c2a5-7d7e-7a3c-9a52-0f6a1b2c3d4e", "0194C2A57D7E7A3C9A520F6A1B2C3D4E"] {
+            assert!(new(name).unwrap_err().message.contains("looks like an identifier"), "{name}");
+        }
+        new("0194c2a5-web").unwrap();
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub(crate) struct Cli {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Common options")]
 pub(crate) struct Output {
-    /// Print the result as JSON
+    /// Print the result as JSON, and a failure as JSON on standard error; a command on many targets prints a line for each
     #[arg(long, global = true, action = ArgAction::SetTrue)]
     pub(crate) json: bool,
     /// No progress and no remarks

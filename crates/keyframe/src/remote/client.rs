@@ -242,6 +242,14 @@ pub(crate) struct Refused {
     pub(crate) problem: Problem,
 }
 
+impl Refused {
+    /// What became of a job.
+    pub(crate) fn by(problem: Problem) -> Refused {
+        let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Refused { status, problem }
+    }
+}
+
 impl std::fmt::Display for Refused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.problem.detail)?;

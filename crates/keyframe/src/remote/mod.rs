@@ -13,6 +13,7 @@ mod vm;
 use std::io::Write;
 
 use anyhow::{Result, bail};
+use keyframe_api::Problem;
 use keyframe_manager::request::JobView;
 use keyframe_model::JobState;
 use serde_json::Value;
@@ -28,7 +29,7 @@ pub(crate) use vm::vm;
 
 use crate::cli::{Output, RemoteArgs, WaitArgs};
 use crate::screen::Screen;
-use client::{Answer, Client, as_job, typed};
+use client::{Answer, Client, Refused, as_job, typed};
 
 /// One command's way to the manager and to the screen.
 pub(crate) struct Remote {
@@ -96,7 +97,7 @@ impl Remote {
         match (job.state, &job.error) {
             (JobState::Succeeded, _) => Ok(Some((value, job))),
             (JobState::Cancelled, _) => bail!("job {} was cancelled; everything is as before", job.job.id),
-            (_, Some(error)) => bail!("{}", error.message),
+            (_, Some(error)) => Err(Refused::by(Problem::new(error.kind, &error.message)).into()),
             (_, None) => bail!("job {} failed", job.job.id),
         }
     }

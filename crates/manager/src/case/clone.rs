@@ -1,9 +1,9 @@
 //! Clones and forks.
 
-use keyframe_model::NamePattern;
 use keyframe_model::agent::MemoryState;
 use keyframe_model::copy::{NicPolicy, check_count};
 use keyframe_model::memory::Loader;
+use keyframe_model::{Name, NamePattern};
 
 use super::snapshot::check_description;
 use crate::kind::clone::{CloneOrder, CloneVm, Origin};
@@ -22,6 +22,7 @@ impl Manager {
         check_count(count)?;
         check_description(&wish.description)?;
         let names = NamePattern::new(wish.name.clone()).expand(wish.first.unwrap_or(1), count)?;
+        names.iter().try_for_each(Name::check_new)?;
         let memory = wish.memory == CloneMemory::Yes;
         let nics = wish.nics.clone().unwrap_or(NicPolicy::default_for(memory));
         nics.check()?;

@@ -1,7 +1,7 @@
 //! Templates.
 
-use keyframe_model::Template;
 use keyframe_model::agent::TemplateId;
+use keyframe_model::{Name, Template};
 
 use super::page::{answer, wanted};
 use super::snapshot::check_description;
@@ -51,6 +51,7 @@ impl Manager {
             return Ok(job);
         }
         check_description(&wish.description)?;
+        wish.name.check_new()?;
         let (name, description) = (wish.name.clone(), wish.description.clone());
         let order = kind::TemplateOrder { name, description, source: wish.source, expected: call.expected };
         self.order::<kind::TemplateCreate>(call, &said, order).await
@@ -60,6 +61,7 @@ impl Manager {
     pub async fn update_template(&self, call: &Call, id: TemplateId, wish: TemplateUpdate) -> Result<TemplateView> {
         self.admit(&call.caller)?;
         check_description(wish.description.as_deref().unwrap_or_default())?;
+        wish.name.as_ref().map_or(Ok(()), Name::check_new)?;
         let mut tx = self.catalog.write().await?;
         let mut template = tx.template(id).await?;
         check_generation(template.name.as_str(), template.generation, call.expected)?;

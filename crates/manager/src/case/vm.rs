@@ -3,7 +3,7 @@
 use keyframe_catalog::{Transaction, VmPhase};
 use keyframe_model::agent::{Bytes, CreateVolume, Micros, VmId, VmStatus, VolumeRef, VolumeSource};
 use keyframe_model::copy::{NicPolicy, copy};
-use keyframe_model::{Activity, Hardware, Rest, Snapshot, Vm, VmState, delete};
+use keyframe_model::{Activity, Hardware, Name, Rest, Snapshot, Vm, VmState, delete};
 
 use super::build::{add_disk, add_variables, check, empty, nics, usual_nic};
 use super::page::{answer, wanted};
@@ -48,11 +48,15 @@ impl Manager {
         let vm = tx.vm(vm).await?;
         let count = u32::try_from(tx.count_snapshots(vm.id).await?).unwrap_or(u32::MAX);
         let (held, memory) = held(&mut tx, vm.id).await?;
+        let current_name = match vm.current {
+            Some(current) => Some(tx.snapshot(current).await?.name),
+            None => None,
+        };
         drop(tx);
         // A view without what the host says is better than none.
         let status = self.agent.vm(vm.id).await.ok();
         let space = space::of_vm(&self.agent, &vm, held, memory).await.ok();
-        Ok(VmView { snapshots: Some(count), space, ..view(vm, status) })
+        Ok(VmView { snapshots: Some(count), current_name, space, ..view(vm, status) })
     }
 
     /// A machine by its identifier or its name.
@@ -71,6 +75,7 @@ impl Manager {
         if let Some(job) = self.repeated(call, &("create-vm", &wish)).await? {
             return Ok(job);
         }
+        wish.name.check_new()?;
         let host = self.agent.host().await?;
         let (mut hardware, mut contents, source) = match wish.source {
             None => (Hardware { machine_type: host.machine_type.clone(), ..empty() }, Vec::new(), None),
@@ -126,6 +131,7 @@ impl Manager {
         if let Some(job) = self.repeated(call, &said).await? {
             return Ok(Outcome::Job(job));
         }
+        wish.name.as_ref().map_or(Ok(()), Name::check_new)?;
         let mut tx = self.catalog.write().await?;
         let mut now = tx.vm(vm).await?;
         check_generation(now.name.as_str(), now.generation, call.expected)?;
@@ -270,5 +276,5 @@ pub(super) fn view(vm: Vm, status: Option<VmStatus>) -> VmView {
     if let VmState::Error { reason } = &vm.state {
         notices.push(format!("in error: {reason}; stop it, apply a snapshot to it, or delete it"));
     }
-    VmView { allowed: vm.allowed(), vm, snapshots: None, status, space: None, notices }
+    VmView { allowed: vm.allowed(), vm, snapshots: None, current_name: None, status, space: None, notices }
 }

@@ -181,6 +181,9 @@ pub struct VmView {
     /// How many snapshots it has; absent in lists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshots: Option<u32>,
+    /// The name of the snapshot that its state descends from; absent in lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current_name: Option<Name>,
     /// What the host says of its process; absent in lists, and when the host cannot be reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<VmStatus>,

@@ -81,6 +81,24 @@ async fn words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn names_that_look_like_identifiers_are_refused() {
+    let site = Site::new(false).await;
+    let manager = site.manager().await;
+    let vm = make(&manager, wish(&site, "web", &[1], false)).await.vm;
+    let name = vm.id.to_string();
+    let check = |error: crate::Error| {
+        assert_eq!(error.kind, ErrorKind::Invalid);
+        assert!(error.message.contains("looks like an identifier"), "{}", error.message);
+    };
+    check(refused(manager.create_vm(&call(), wish(&site, &name, &[1], false)).await));
+    let update = VmUpdate { name: Some(name.parse().unwrap()), ..VmUpdate::default() };
+    check(refused(manager.update_vm(&call(), vm.id, update).await));
+    let clone = clone_of(CloneSource::Vm { vm: vm.id }, &name, CloneMemory::No);
+    check(refused(manager.clone_vm(&call(), clone).await));
+    manager.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_running_machine_is_not_changed_or_deleted_by_accident() {
     let site = Site::new(false).await;
     let manager = site.manager().await;
@@ -105,7 +123,8 @@ async fn a_lost_memory_leaves_the_disks_usable() {
         std::fs::remove_file(entry.unwrap().path()).unwrap();
     }
     let error = refused(manager.apply_snapshot(&call(), snapshot, Apply::default()).await);
-    let says = "cannot apply s with its memory: its memory image is lost; its disks can be applied without memory";
+    let says = "cannot apply s with its memory: its memory image is lost; its disks can be applied without memory \
+                 (--without-memory)";
     assert_eq!(error.message, says);
     let without = Apply { without_memory: true, ..Apply::default() };
     super::site::apply(&manager, snapshot, without).await;

@@ -59,6 +59,8 @@ async fn from_image_to_fork_and_back() {
     site.fake.check(vm.id).unwrap();
     let tree = manager.tree(&caller(), vm.id, true).await.unwrap();
     assert_eq!(tree.current, Some(first));
+    let shown = manager.vm(&caller(), vm.id).await.unwrap().current_name;
+    assert_eq!(shown.map(|name| name.to_string()).as_deref(), Some("first"));
     let names: Vec<(String, u32)> = tree.nodes.iter().map(|node| (node.name.to_string(), node.depth)).collect();
     assert_eq!(names, [("first".to_owned(), 0), ("disks".to_owned(), 1), ("before-first-1".to_owned(), 2)]);
 

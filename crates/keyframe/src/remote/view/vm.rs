@@ -61,6 +61,7 @@ pub(in crate::remote) fn show(view: &VmView, out: &mut impl Write) -> io::Result
         list.push(("nic", format!("{} at {}: {}{cable}", nic.mac, nic.slot, super::device::leads(&nic.connection))));
     }
     list.extend(view.snapshots.map(|count| ("snapshots", count.to_string())));
+    list.extend(view.current_name.as_ref().map(|name| ("current", name.to_string())));
     if let Some(status) = &view.status {
         list.extend(status.pid.map(|pid| ("process", pid.to_string())));
         let how = if status.emulated { "emulated" } else { "kvm" };
