@@ -323,7 +323,7 @@ fn the_plug_can_be_pulled_and_a_monitor_that_hangs_is_waited_for() -> Result<()>
     rustix::process::kill_process(pid, rustix::process::Signal::STOP)?;
     pulled(&bench, vm, &|| {
         let how = StopHow::Graceful { deadline: PATIENCE.into(), then_hard: false };
-        bench.driver().stop(vm, how)
+        bench.driver().stop(vm, how).map(drop)
     })?;
     bench.start(vm, &hardware, None, false)?;
     bench.wait_up(vm)?;

@@ -112,7 +112,7 @@ fn disks(bench: &dyn Bench, vm: VmId) -> Result<()> {
     let driver = bench.driver();
     let blocks = bench.world().address(&volume("more"));
     let disk =
-        DiskSlot { id: DiskId::new(), slot: 7, volume: volume("more"), read_only: false, firmware_variables: false };
+        DiskSlot { id: DiskId::new(), slot: 4, volume: volume("more"), read_only: false, firmware_variables: false };
     driver.add_disk(vm, &disk, &blocks)?;
     driver.add_disk(vm, &disk, &blocks)?;
     let other = DiskSlot { id: DiskId::new(), ..disk.clone() };
