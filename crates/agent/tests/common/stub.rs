@@ -10,8 +10,8 @@ use std::time::Duration;
 use keyframe_agent::Result;
 use keyframe_agent::hypervisor::{BlockAddress, Cancel, Captured, Cut, Hypervisor, HypervisorInfo, News, Start, Tell};
 use keyframe_agent_api::{
-    Accelerator, Bytes, CutMethod, DiskId, DiskSlot, Fault, FaultKind, FixedIdentity, Generation, GuestIdentity,
-    MemoryInfo, NicId, PauseReason, Power, StopHow, VmId, VmStatus,
+    Accelerator, Bytes, CutMethod, DiskId, DiskSlot, Fault, FaultKind, FixedIdentity, GuestIdentity, MemoryInfo, NicId,
+    PauseReason, Power, StopHow, VmId, VmStatus,
 };
 
 type Changed = Box<Tell>;
