@@ -89,11 +89,13 @@ fn about(image: &Path, kind: FaultKind, why: &dyn std::fmt::Display) -> Fault {
     Fault::new(kind, format!("memory image {}: {why}", image.display()))
 }
 
+fn there(image: &Path) -> Result<()> {
+    if image.exists() { Ok(()) } else { Err(about(image, FaultKind::NotFound, &"it is not there")) }
+}
+
 /// What stands beside RAM in an image; the rest would take the longer the more RAM there is.
 fn open(image: &Path) -> Result<(Front, Description)> {
-    if !image.exists() {
-        return Err(about(image, FaultKind::NotFound, &"it is not there"));
-    }
+    there(image)?;
     let opened = Front::open(image).map_err(|e| about(image, kind(&e), &chain(&e)))?;
     let description = serde_json::from_slice(opened.metadata()).map_err(|e| {
         about(image, FaultKind::Unsupported, &format_args!("it does not say what it is an image of: {e}"))
@@ -102,6 +104,7 @@ fn open(image: &Path) -> Result<(Front, Description)> {
 }
 
 fn open_whole(image: &Path) -> Result<Image> {
+    there(image)?;
     Image::open(image).map_err(|e| about(image, kind(&e), &chain(&e)))
 }
 
