@@ -9,23 +9,22 @@ use anyhow::{Context, Result, bail};
 use keyframe_engine::units::{BLOCK, Bytes};
 use keyframe_engine::{Access, Pool};
 
-use super::{qemu, raw};
+use super::{header, qemu, raw};
 use crate::{Copied, Image, Invalid, Progress};
-
-/// First bytes of a qcow2 image.
-const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
 
 /// An image that can be copied into a volume.
 #[derive(Debug)]
 pub struct Source {
     path: PathBuf,
+    /// What is copied, whatever becomes of the name.
     file: File,
     format: Image,
     size: u64,
 }
 
 impl Source {
-    /// Opens an image; without a format, its header tells. Refuses what is empty or no file.
+    /// Opens an image; without a format, its header tells. Refuses what is empty, no file, or not whole by
+    /// itself.
     pub fn open(path: &Path, format: Option<Image>) -> Result<Source> {
         if !path.is_absolute() {
             return Err(Invalid(format!("{}: paths in requests must be absolute", path.display())).into());
@@ -41,7 +40,7 @@ impl Source {
         };
         let size = match format {
             Image::Raw => raw::size(&file)?,
-            Image::Qcow2 => qemu::virtual_size(path)?,
+            Image::Qcow2 => header::virtual_size(&file)?,
         };
         if size == 0 {
             bail!("the image is empty");
@@ -58,7 +57,7 @@ impl Source {
     pub fn fill(&self, pool: &Pool, volume: &str, progress: &mut Progress<'_>) -> Result<u64> {
         let filled = match self.format {
             Image::Raw => self.fill_raw(pool, volume, progress),
-            Image::Qcow2 => qemu::copy_in(pool, &self.path, volume, progress),
+            Image::Qcow2 => qemu::copy_in(pool, &self.file, volume, progress),
         };
         filled.with_context(|| format!("cannot import {}", self.path.display()))
     }
@@ -111,7 +110,7 @@ fn open(path: &Path) -> Result<File> {
 fn by_header(file: &File) -> Result<Image> {
     let mut magic = [0; 4];
     match file.read_exact_at(&mut magic, 0) {
-        Ok(()) if magic == QCOW2_MAGIC => Ok(Image::Qcow2),
+        Ok(()) if magic == header::MAGIC => Ok(Image::Qcow2),
         Ok(()) => Ok(Image::Raw),
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(Image::Raw),
         Err(error) => Err(error).context("read its header"),

@@ -6,6 +6,7 @@
 
 mod export;
 mod exports;
+mod header;
 mod image;
 mod import;
 mod percent;

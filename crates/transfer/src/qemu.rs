@@ -1,7 +1,10 @@
 //! Images that only QEMU reads: `qemu-img convert` writes into the new volume through an NBD server of our own, on a
 //! private socket, for this one copy. No temporary image, no kernel module, and every feature of the format is QEMU's.
 
+use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -19,18 +22,6 @@ fn missing(error: std::io::Error) -> anyhow::Error {
         std::io::ErrorKind::NotFound => anyhow!("{TOOL} is needed to read this format: install qemu-utils"),
         _ => anyhow::Error::new(error).context(format!("run {TOOL}")),
     }
-}
-
-/// The size of the disk in a qcow2 image.
-pub(super) fn virtual_size(path: &Path) -> Result<u64> {
-    let mut command = Command::new(TOOL);
-    command.args(["info", "--output=json", "-f", "qcow2"]).arg(path).stdin(Stdio::null());
-    let output = command.output().map_err(missing)?;
-    if !output.status.success() {
-        bail!("{}", complaint(&output.stderr));
-    }
-    let info: serde_json::Value = serde_json::from_slice(&output.stdout).context("read the answer of qemu-img info")?;
-    info["virtual-size"].as_u64().context("qemu-img info names no virtual-size")
 }
 
 /// What `qemu-img` says on failure, without its own name.
@@ -51,21 +42,30 @@ impl Drop for Killed {
 }
 
 /// Copies a qcow2 image into a volume that is still empty. Returns the bytes that the volume then holds.
-pub(super) fn copy_in(pool: &Pool, path: &Path, volume: &str, progress: &mut Progress<'_>) -> Result<u64> {
+pub(super) fn copy_in(pool: &Pool, image: &File, volume: &str, progress: &mut Progress<'_>) -> Result<u64> {
     let private = tempfile::Builder::new().prefix("keyframe-import-").tempdir().context("make a private folder")?;
     let socket = private.path().join("nbd");
     let config = Config { workers: 1, ..Config::default() };
     let server = Server::start(Exports::only(pool.clone(), volume), vec![Listener::unix(&socket)?], &config)?;
-    let converted = convert(path, &socket, progress);
+    let converted = convert(image, &socket, progress);
     server.stop()?;
     converted?;
     Ok(pool.show(volume)?.referenced.0)
 }
 
-fn convert(path: &Path, socket: &Path, progress: &mut Progress<'_>) -> Result<()> {
+/// The very file that was looked at, by its descriptor here, and nothing below it whatever it names by now.
+fn source(image: &File) -> Result<String> {
+    let is_device = image.metadata().context("look at the image")?.file_type().is_block_device();
+    let driver = if is_device { "host_device" } else { "file" };
+    let filename = format!("/proc/{}/fd/{}", std::process::id(), image.as_raw_fd());
+    let file = serde_json::json!({ "driver": driver, "filename": filename });
+    Ok(format!("json:{}", serde_json::json!({ "driver": "qcow2", "backing": null, "file": file })))
+}
+
+fn convert(image: &File, socket: &Path, progress: &mut Progress<'_>) -> Result<()> {
     let mut command = Command::new(TOOL);
-    command.args(["convert", "-p", "-n", "--target-is-zero", "-W", "-m", "8", "-f", "qcow2", "-O", "raw"]);
-    command.arg(path).arg(format!("nbd+unix:///?socket={}", percent_encoded(socket)));
+    command.args(["convert", "-p", "-n", "--target-is-zero", "-W", "-m", "8", "-O", "raw"]).arg(source(image)?);
+    command.arg(format!("nbd+unix:///?socket={}", percent_encoded(socket)));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = Killed(command.spawn().map_err(missing)?);
     let mut stdout = child.0.stdout.take().context("qemu-img has no output")?;

@@ -12,7 +12,8 @@ pub(crate) struct ImportArgs {
     /// Name of the new volume
     pub(crate) volume: String,
     /// Format of the image. `auto` looks for a qcow2 header: name the format when the image comes from somebody you do
-    /// not trust, because a guest can write such a header into its raw disk, and it may name any file as its backing file
+    /// not trust, because a guest can write such a header into its raw disk. The difference to
+    /// another image is refused; make a whole one of it with `qemu-img convert` first
     #[arg(long, value_enum, default_value_t = ImportFormat::Auto)]
     pub(crate) format: ImportFormat,
 }
@@ -23,7 +24,7 @@ pub(crate) enum ImportFormat {
     Auto,
     /// The bytes of the disk
     Raw,
-    /// QEMU's image format, with its backing files (needs qemu-img)
+    /// QEMU's image format, without a backing file (needs qemu-img)
     Qcow2,
 }
 
