@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -70,6 +72,16 @@ pub(crate) fn remove_file(path: &Path) -> Result<()> {
         Err(error) => Err(error),
     }
     .map_err(|error| fault::of_io(format_args!("remove {}", path.display()), &error))
+}
+
+/// Gives a whole, synced file the name that it is to have, durably, unless something bears that name.
+pub(crate) fn place_new(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Not every file system can do that; whoever calls has looked.
+        Err(Errno::INVAL | Errno::NOSYS) => fs::rename(from, to)?,
+        done => done?,
+    }
+    sync_parent(to)
 }
 
 fn make(path: &Path) -> io::Result<()> {

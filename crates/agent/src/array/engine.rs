@@ -71,7 +71,7 @@ impl Engine {
     /// Opens the pool, or makes it first.
     pub fn open(name: &str, options: &EngineOptions, life: Life) -> Result<Engine> {
         if let Some(size) = options.create
-            && !options.pool.exists()
+            && is_absent(&options.pool)?
         {
             make_pool(&options.pool, size)?;
         }
@@ -196,12 +196,23 @@ impl Engine {
     }
 }
 
+/// Whether nothing at all bears the name. What cannot be looked at, or leads nowhere, is a pool that is away for now.
+fn is_absent(path: &Path) -> Result<bool> {
+    match std::fs::symlink_metadata(path) {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(crate::fault::of_io(format_args!("look for the pool {}", path.display()), &error)),
+    }
+}
+
 fn make_pool(path: &Path, size: Bytes) -> Result<()> {
     // Under another name first: a pool that is being made when the agent is killed is made again.
     let new = path.with_extension("kf.new");
     crate::durable::remove_file(&new)?;
     lift(Pool::create(&new, &CreateOptions { size: Size(size.0), preallocation: Preallocation::Off }))?;
-    std::fs::rename(&new, path).map_err(|error| crate::fault::of_io(format_args!("make {}", path.display()), &error))
+    // Nothing is acknowledged by a pool whose name may be gone after a power failure.
+    crate::durable::place_new(&new, path)
+        .map_err(|error| crate::fault::of_io(format_args!("make {}", path.display()), &error))
 }
 
 impl Array for Engine {
@@ -357,5 +368,29 @@ impl Array for Engine {
 
     fn close(&self) -> Result<()> {
         lift(self.pool.clone().close())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_that_is_away_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let (pool, elsewhere) = (dir.path().join("pool.kf"), dir.path().join("disk"));
+        let options = EngineOptions { pool: pool.clone(), create: Some(Bytes::mib(32)), cache: Bytes::mib(4) };
+        let open = || Engine::open("local", &options, Life::new());
+        std::os::unix::fs::symlink(elsewhere.join("pool.kf"), &pool).unwrap();
+        assert!(open().is_err());
+        assert!(pool.is_symlink() && !elsewhere.exists(), "it was replaced");
+        std::fs::create_dir(&elsewhere).unwrap();
+        assert!(open().is_err(), "made where somebody else's was");
+        std::fs::remove_file(&pool).unwrap();
+        open().unwrap().close().unwrap();
+        let (made, other) = (std::fs::read(&pool).unwrap(), dir.path().join("other"));
+        std::fs::write(&other, "another").unwrap();
+        assert!(crate::durable::place_new(&other, &pool).is_err());
+        assert!(std::fs::read(&pool).unwrap() == made, "it was overwritten");
     }
 }
