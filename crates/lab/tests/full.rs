@@ -47,6 +47,11 @@ fn a_snapshot_for_whose_memory_there_is_no_space_fails_and_the_guest_goes_on() -
     let refused = site.refusal(["snapshot", "create", "web@big", "--memory"])?;
     println!("{refused}");
     ensure!(refused.to_lowercase().contains("space"), "the reason is not named: {refused}");
+    ensure!(
+        refused.contains("machine web") && refused.contains("for snapshot big"),
+        "what failed is not named: {refused}"
+    );
+    ensure!(!refused.contains("partial"), "a file is named that nobody knows: {refused}");
     vm.counters(vm.console().mark()).context("the guest does not go on")?;
     site.wait_until_at_rest()?;
     ensure!(std::fs::read_dir(&folder)?.next().is_none(), "something is left in the folder of memory images");

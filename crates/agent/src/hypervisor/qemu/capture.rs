@@ -155,10 +155,23 @@ impl Work<'_> {
                 (Err(fault), Err(_)) if fault.kind != FaultKind::Internal => Err(fault),
                 // A stream that broke off broke off because QEMU failed.
                 (Err(fault), Err(e)) if e.kind() == keyframe_memory::ErrorKind::BadStream => Err(fault),
-                (_, Err(e)) => Err(self.slot.fault(load::kind(&e), "store its memory", load::chain(&e))),
+                (_, Err(e)) => Err(self.not_stored(&e)),
                 (done, Ok(())) => done,
             }
         })
+    }
+
+    /// The file that was being written is nobody's business; what it was to become is.
+    fn not_stored(&self, e: &keyframe_memory::Error) -> Fault {
+        let why = match (load::kind(e), self.to.parent(), self.to.file_stem()) {
+            (FaultKind::NoSpace, Some(folder), Some(snapshot)) => format!(
+                "no space left in {} for snapshot {}; delete snapshots, or give that file system more room",
+                folder.display(),
+                snapshot.display()
+            ),
+            _ => load::chain(e),
+        };
+        self.slot.fault(load::kind(e), "store its memory", why)
     }
 
     /// Sets QEMU up for it.
