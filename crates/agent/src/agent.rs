@@ -13,6 +13,7 @@ use crate::consoles::{Consoles, Session};
 use crate::exports::Exports;
 use crate::fault::of_io;
 use crate::hypervisor::{Hypervisor, News};
+use crate::images::Images;
 use crate::instant::Instants;
 use crate::life::Life;
 use crate::machines::Machines;
@@ -34,6 +35,8 @@ pub struct Parts {
     pub arrays: Arrays,
     /// What runs the machines.
     pub hypervisor: Arc<dyn Hypervisor>,
+    /// Which files it may read for others.
+    pub images: Images,
     /// Its own.
     pub life: Life,
 }
@@ -59,7 +62,7 @@ pub struct Agent {
 impl Agent {
     /// Serves the exports, which the machines wait for, and then finds the machines that run since before.
     pub fn start(parts: Parts) -> Result<Arc<Agent>> {
-        let Parts { name, data, nbd_socket, arrays, hypervisor, life } = parts;
+        let Parts { name, data, nbd_socket, arrays, hypervisor, images, life } = parts;
         let exports = Arc::new(Exports::start(&arrays, &nbd_socket)?);
         let (shared, machine) = (Arc::clone(&exports), Arc::clone(&hypervisor));
         let instants = Arc::new(Instants::open(arrays.clone(), shared, machine, &data, life.clone())?);
@@ -69,9 +72,10 @@ impl Agent {
             hypervisor: Arc::clone(&hypervisor),
             instants: Arc::clone(&instants),
             turns: Turns::open(data.join("vms"), life.clone())?,
+            images: images.clone(),
             known: Default::default(),
         };
-        let volumes = Volumes::new(arrays.clone());
+        let volumes = Volumes::new(arrays.clone(), images, Arc::clone(&hypervisor));
         let (events, _) = broadcast::channel(EVENTS);
         let stopping = CancellationToken::new();
         let consoles = Consoles::default();

@@ -14,6 +14,8 @@
 //! pool_size = "500G"              # KEYFRAME_POOL_SIZE; of a new pool, four fifths of the free space otherwise
 //! cache = "256M"                  # KEYFRAME_CACHE; memory for the pool's map
 //! qemu = "qemu-system-x86_64"     # KEYFRAME_QEMU
+//! images = ["/srv/images"]        # KEYFRAME_IMAGES, with colons between; images and kernels come from these folders only,
+//!                                 # from anywhere otherwise
 //!
 //! [[array]]                       # without any: one called "local" in pool.kf
 //! name = "local"
@@ -82,11 +84,13 @@ pub struct AgentConfig {
     pub cache: Bytes,
     /// The hypervisor's program.
     pub qemu: Option<PathBuf>,
+    /// The only folders that images and kernels may come from; absolute.
+    pub images: Option<Vec<PathBuf>>,
 }
 
 impl Default for AgentConfig {
     fn default() -> AgentConfig {
-        AgentConfig { listen: None, tls: None, pool_size: None, cache: Bytes::mib(256), qemu: None }
+        AgentConfig { listen: None, tls: None, pool_size: None, cache: Bytes::mib(256), qemu: None, images: None }
     }
 }
 
@@ -151,6 +155,9 @@ impl Config {
         self.agent.pool_size = bytes("KEYFRAME_POOL_SIZE")?.or(self.agent.pool_size);
         self.agent.cache = bytes("KEYFRAME_CACHE")?.unwrap_or(self.agent.cache);
         self.agent.qemu = set("KEYFRAME_QEMU").map(PathBuf::from).or(self.agent.qemu.take());
+        if let Some(folders) = set("KEYFRAME_IMAGES") {
+            self.agent.images = Some(std::env::split_paths(&folders).collect());
+        }
         Ok(())
     }
 
@@ -158,6 +165,9 @@ impl Config {
         let refuse = |why: String| Err(Fault::new(FaultKind::Invalid, why));
         if self.agent.listen.is_some() && self.agent.tls.is_none() {
             return refuse("agent.listen needs agent.tls: without certificates anybody could command this host".into());
+        }
+        if let Some(folder) = self.agent.images.iter().flatten().find(|folder| !folder.is_absolute()) {
+            return refuse(format!("agent.images: {} is not an absolute path", folder.display()));
         }
         for (index, array) in self.arrays.iter().enumerate() {
             crate::array::check_name("array", &array.name)?;
@@ -241,6 +251,8 @@ mod tests {
         assert_eq!(config.agent.pool_size, Some(Bytes(3 << 39)));
         assert_eq!(config.log, Log { filter: "debug".into(), json: true });
         assert_eq!(load(text, &[]).unwrap().agent.pool_size, Some(Bytes(1 << 30)));
+        let folders = load("[agent]\nimages = [\"/a\"]", &[("KEYFRAME_IMAGES", "/b:/c")]).unwrap().agent.images;
+        assert_eq!(folders, Some(vec!["/b".into(), "/c".into()]));
     }
 
     #[test]
@@ -252,6 +264,7 @@ mod tests {
         check("[agent]\npoolsize = 1", &[], "poolsize");
         check("[agent]\ncache = \"x\"", &[], "not a size");
         check("[agent]\nlisten = \"0.0.0.0:1\"", &[], "agent.tls");
+        check("[agent]\nimages = [\"/a\", \"b\"]", &[], "agent.images: b");
         check("[[array]]\nname = \"a\"\ndriver = \"tape\"", &[], "tape");
         check("[[array]]\nname = \"a\"\ndriver = \"engine\"\npool = \"p\"\nsiez = 1", &[], "siez");
         check("[[array]]\nname = \"a/b\"\ndriver = \"engine\"\npool = \"p\"", &[], "a/b");

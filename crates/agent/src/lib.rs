@@ -14,6 +14,7 @@ mod fault;
 mod fs;
 pub mod http;
 pub mod hypervisor;
+pub mod images;
 pub mod instant;
 pub mod life;
 pub mod machines;

@@ -1,6 +1,7 @@
 //! What can be done to machines: each act takes the machine's turn, checks the generation, and asks the hypervisor.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::array::Arrays;
 use crate::exports::Exports;
 use crate::fault::fault;
 use crate::hypervisor::{Hypervisor, Start};
+use crate::images::Images;
 use crate::instant::Instants;
 use crate::turns::Turns;
 
@@ -32,6 +34,7 @@ pub struct Machines {
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
     pub(crate) instants: Arc<Instants>,
     pub(crate) turns: Turns,
+    pub(crate) images: Images,
     /// Those that were found or started, and have not been seen off since.
     pub(crate) known: Mutex<BTreeSet<VmId>>,
 }
@@ -108,6 +111,11 @@ impl Machines {
                  start it by another call"
             );
             return Err(fault(FaultKind::Conflict, why));
+        }
+        if let Some(boot) = &wish.machine.direct_boot {
+            for path in [Some(&boot.kernel), boot.initrd.as_ref()].into_iter().flatten() {
+                self.images.check(Path::new(path))?;
+            }
         }
         for disk in &wish.machine.disks {
             self.arrays.of(&disk.volume)?.volume(&disk.volume.volume)?;

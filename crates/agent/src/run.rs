@@ -21,6 +21,7 @@ use crate::fault::{fault, of_io};
 use crate::http::{Serving, bind, router, serve};
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::qemu::{Qemu, QemuConfig};
+use crate::images::Images;
 use crate::life::Life;
 use crate::paths::Paths;
 use crate::pid_file;
@@ -149,8 +150,9 @@ fn start(paths: &Paths, config: &Config, helper: Vec<OsString>) -> Result<(Arc<A
     qemu.short = paths.run.join("vms");
     let hypervisor: Arc<dyn Hypervisor> = Arc::new(Qemu::new(qemu));
     let name = config.name.clone().unwrap_or_else(host_name);
+    let images = Images::within(config.agent.images.clone());
     let (data, nbd_socket) = (paths.data.clone(), paths.nbd_socket());
-    Ok((Agent::start(Parts { name, data, nbd_socket, arrays, hypervisor, life })?, pools))
+    Ok((Agent::start(Parts { name, data, nbd_socket, arrays, hypervisor, images, life })?, pools))
 }
 
 fn open_arrays(paths: &Paths, config: &Config, life: &Life) -> Result<(Arrays, Vec<HeldPool>)> {

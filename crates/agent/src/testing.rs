@@ -16,6 +16,7 @@ use crate::array::fake::{FakeArray, FakeOptions};
 use crate::array::{Array, Arrays};
 use crate::http::{Serving, bind, router, serve};
 use crate::hypervisor::Hypervisor;
+use crate::images::Images;
 use crate::life::Life;
 use crate::paths::Paths;
 
@@ -65,6 +66,7 @@ impl TestAgent {
             nbd_socket: paths.nbd_socket(),
             arrays: Arrays::new(arrays.iter().map(|(name, array)| (name.clone(), Arc::clone(array) as Arc<dyn Array>))),
             hypervisor: Arc::new(Mortal::new(hypervisor, life.clone())),
+            images: Images::default(),
             life: life.clone(),
         };
         let agent = Agent::start(parts)?;

@@ -1,15 +1,19 @@
 //! What can be done to volumes, on any array.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keyframe_agent_api::{
     Bytes, CreateVolume, DiffRequest, DiffResponse, FaultKind, ResizeVolume, RevertVolume, SnapshotId, SnapshotRef,
-    SpaceRequest, SpaceResponse, SpaceUse, VolumeInfo, VolumeRef,
+    SpaceRequest, SpaceResponse, SpaceUse, VolumeInfo, VolumeRef, VolumeSource,
 };
 
 use crate::Result;
 use crate::array::Arrays;
 use crate::fault::fault;
+use crate::hypervisor::Hypervisor;
+use crate::images::Images;
 
 /// How long a volume may still be attached to a machine that has just ended.
 const LETTING_GO: Duration = Duration::from_secs(5);
@@ -21,17 +25,28 @@ const MOST_EXTENTS: u32 = 100_000;
 /// The volumes of all arrays.
 pub struct Volumes {
     arrays: Arrays,
+    images: Images,
+    hypervisor: Arc<dyn Hypervisor>,
 }
 
 impl Volumes {
-    /// Of these arrays.
-    pub fn new(arrays: Arrays) -> Volumes {
-        Volumes { arrays }
+    /// Of these arrays. They are filled from images that may be read, and from what belongs to the hypervisor.
+    pub fn new(arrays: Arrays, images: Images, hypervisor: Arc<dyn Hypervisor>) -> Volumes {
+        Volumes { arrays, images, hypervisor }
     }
 
     /// Makes one.
     pub fn create(&self, volume: &VolumeRef, wish: &CreateVolume) -> Result<VolumeInfo> {
-        self.arrays.of(volume)?.create(&volume.volume, wish)
+        let array = self.arrays.of(volume)?;
+        let VolumeSource::Image { path, format } = &wish.source else { return array.create(&volume.volume, wish) };
+        let path = match self.images.check(Path::new(path)) {
+            Ok(real) => real,
+            // The firmware's fresh store comes with this host.
+            Err(_) if self.hypervisor.info()?.uefi_variables.as_deref() == Some(Path::new(path)) => path.into(),
+            Err(fault) => return Err(fault),
+        };
+        let source = VolumeSource::Image { path: path.display().to_string(), format: *format };
+        array.create(&volume.volume, &CreateVolume { source, ..wish.clone() })
     }
 
     /// Looks at one.

@@ -6,6 +6,7 @@
 
 mod common;
 
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -137,6 +138,52 @@ fn a_killed_agent_has_what_it_answered() {
         assert_eq!(status, 200, "{answer}");
         agent.kill();
     }
+}
+
+#[test]
+fn images_come_from_their_folders_and_what_an_agent_makes_is_its_owners_only() {
+    let dir = data_dir();
+    let (images, secret) = (dir.path().join("images"), dir.path().join("secret"));
+    std::fs::create_dir(&images).unwrap();
+    std::fs::write(&secret, [7; 4096]).unwrap();
+    std::fs::write(images.join("disk"), [1; 4096]).unwrap();
+    let file = dir.path().join(FILE);
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("[agent]", &format!("[agent]\nimages = [{images:?}]"))).unwrap();
+    let agent = Process::serving(dir.path());
+    let socket = Paths::of(dir.path()).agent_socket();
+    let of = |path: &Path| {
+        let source = VolumeSource::Image { path: path.display().to_string(), format: None };
+        serde_json::to_string(&CreateVolume { source, size: None }).unwrap()
+    };
+    let make = |path: &Path| call(&socket, "PUT", &route::volume(&volume("local", "v")), Some(&of(path)));
+    let (status, answer) = make(&secret);
+    let message = answer["message"].as_str().unwrap();
+    assert_eq!((status, answer["kind"].as_str()), (400, Some("invalid")), "{answer}");
+    let told = [secret.to_str().unwrap(), images.to_str().unwrap(), "`images`"].map(|part| message.contains(part));
+    assert_eq!(told, [true; 3], "{message}");
+    assert_eq!(make(&images.join("disk")).0, 200);
+    let vm = VmId::new();
+    let _: serde_json::Value = good(
+        &socket,
+        "PUT",
+        &route::instant(SnapshotId::new(), &[]),
+        Some(&TakeInstant { volumes: vec![volume("local", "v")], ..take(vm, 1) }),
+    );
+    agent.kill();
+
+    let given = [images, secret, file];
+    let mut folders = vec![dir.path().to_owned()];
+    let mut seen = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap).filter(|e| !given.contains(&e.path())) {
+            let found = entry.metadata().unwrap();
+            assert_eq!(found.mode() & 0o077, 0, "others may use {}: {:o}", entry.path().display(), found.mode());
+            folders.extend(found.is_dir().then(|| entry.path()));
+            seen += 1;
+        }
+    }
+    assert!(seen > 8, "only {seen} things are there");
 }
 
 #[test]
