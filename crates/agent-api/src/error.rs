@@ -41,13 +41,13 @@ pub enum FaultKind {
     Unsupported,
     /// An array or a file system is full.
     NoSpace,
-    /// It took longer than allowed, and was given up.
+    /// It took longer than allowed, and was given up; or a machine's process does not answer.
     Deadline,
     /// The guest, or its agent, refused or failed.
     Guest,
     /// Stored data failed its verification.
     Corrupt,
-    /// The other side cannot be reached; whether the call was carried out is unknown.
+    /// An agent cannot be reached; whether the call was carried out is unknown.
     Unreachable,
     /// Something failed that should not.
     Internal,

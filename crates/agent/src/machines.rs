@@ -86,7 +86,7 @@ impl Machines {
     /// A machine whose process is there and does not answer counts as standing still, and blocks nobody's view of others.
     fn status_or_hang(&self, vm: VmId) -> Result<VmStatus> {
         match self.status(vm) {
-            Err(fault) if fault.kind == FaultKind::Unreachable => {
+            Err(fault) if fault.kind == FaultKind::Deadline => {
                 tracing::warn!(%vm, "does not answer: {fault}");
                 let bare = VmStatus::bare(vm, Power::Paused { reason: PauseReason::Crashed });
                 Ok(VmStatus { generation: self.turns.newest(vm)?, ..bare })

@@ -14,7 +14,7 @@ fn a_second_operation_is_refused_at_once_and_names_the_first() -> Result<()> {
     vm.counters(Mark::default())?;
     let first = vm.act("snapshot", "create", &["--memory", "--no-wait"])?;
     let job = first["id"].as_str().context("a job has an id")?;
-    let refused = site.refusal(["vm", "stop", "web", "--hard"])?;
+    let refused = site.refusal(["vm", "stop", "web"])?;
     ensure!(refused.contains(job), "{job} is not named: {refused}");
     let before = std::time::Instant::now();
     let refused = site.refusal(["snapshot", "create", "web@other"])?;

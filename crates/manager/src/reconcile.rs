@@ -3,13 +3,13 @@
 //! Takes no input: it looks, compares, and changes the catalog; doing it again changes nothing. A machine that a job works
 //! on is left to the job.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use keyframe_catalog::{Catalog, Host, Transaction};
 use keyframe_model::agent::{
-    Fault, FaultKind, Generation, HostId, PauseReason, Power, Timestamp, VmEvent as AgentEvent, VmId,
+    Fault, FaultKind, Generation, HostId, HostInfo, PauseReason, Power, Timestamp, VmEvent as AgentEvent, VmId, VmStatus,
 };
 use keyframe_model::{Notice, Rest, Vm, VmEvent, VmState, delete};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -93,10 +93,26 @@ async fn follow(manager: &Manager, events: &mut Events, look: Duration) -> Resul
     }
 }
 
-/// Compares all machines with what the host says, but those that jobs have; says which those are.
+/// Compares all machines with what the host says, but those that jobs have or had meanwhile; says which those are.
 pub(crate) async fn look_at_host(manager: &Manager) -> Result<HashSet<VmId>> {
+    let seen = generations(manager).await?;
     let info = manager.agent.host().await?;
     let statuses = manager.agent.vms().await?;
+    compare(manager, &seen, info, &statuses).await
+}
+
+/// All machines as they are before the host is asked: what it says of one that has changed since is older than the change.
+pub(crate) async fn generations(manager: &Manager) -> Result<HashMap<VmId, Generation>> {
+    let all = manager.catalog.read().await?.all_vms().await?;
+    Ok(all.into_iter().map(|vm| (vm.id, vm.generation)).collect())
+}
+
+pub(crate) async fn compare(
+    manager: &Manager,
+    seen: &HashMap<VmId, Generation>,
+    info: HostInfo,
+    statuses: &[VmStatus],
+) -> Result<HashSet<VmId>> {
     let mut tx = manager.catalog.write().await?;
     if let Some(mut host) = tx.find_host(LOCAL).await?
         && (host.info.as_ref().map(steady) != Some(steady(&info)) || host.seen.is_none())
@@ -106,8 +122,9 @@ pub(crate) async fn look_at_host(manager: &Manager) -> Result<HashSet<VmId>> {
     }
     let mut busy = HashSet::new();
     for vm in tx.all_vms().await? {
-        if matches!(vm.state, VmState::Busy { .. }) {
+        if matches!(vm.state, VmState::Busy { .. }) || seen.get(&vm.id) != Some(&vm.generation) {
             busy.insert(vm.id);
+            continue;
         }
         let status = statuses.iter().find(|status| status.vm == vm.id);
         let power = status.map_or(Power::Off, |status| status.power.clone());
@@ -171,7 +188,7 @@ async fn complain(manager: &Manager, vm: VmId, fault: &Fault) -> Result<()> {
 }
 
 /// What of a host does not change all the time.
-fn steady(info: &keyframe_model::agent::HostInfo) -> (String, String, String, usize) {
+fn steady(info: &HostInfo) -> (String, String, String, usize) {
     (info.agent.clone(), info.hypervisor.clone(), info.machine_type.clone(), info.arrays.len())
 }
 

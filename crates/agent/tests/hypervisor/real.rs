@@ -368,7 +368,7 @@ fn a_monitor_that_hangs(bench: &mut QemuBench, vm: VmId) -> Result<()> {
     ensure!(bench.driver().adopt()? == [vm], "what hangs is not there");
     ensure!(began.elapsed() < Duration::from_secs(8), "others had to wait for it: {:?}", began.elapsed());
     let fault = bench.driver().status(vm).err().context("a status of a process that hangs")?;
-    ensure!(fault.kind == FaultKind::Unreachable, "{fault}");
+    ensure!(fault.kind == FaultKind::Deadline, "{fault}");
     kind_of_start(bench, vm)?;
     rustix::process::kill_process(pid, rustix::process::Signal::CONT)?;
     let until = Instant::now() + PATIENCE;
@@ -386,7 +386,7 @@ fn a_monitor_that_hangs(bench: &mut QemuBench, vm: VmId) -> Result<()> {
 /// Nobody may start it a second time meanwhile.
 fn kind_of_start(bench: &QemuBench, vm: VmId) -> Result<()> {
     let fault = bench.start(vm, &bench.machine(), None, false).err().context("two of one machine")?;
-    ensure!(fault.kind == FaultKind::Unreachable, "{fault}");
+    ensure!(fault.kind == FaultKind::Deadline, "{fault}");
     Ok(())
 }
 

@@ -8,6 +8,7 @@ mod host;
 mod image;
 mod job;
 mod page;
+mod plug;
 mod snapshot;
 mod template;
 mod tree;

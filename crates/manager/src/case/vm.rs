@@ -170,7 +170,10 @@ impl Manager {
             return Err(Error::new(ErrorKind::Invalid, "a stop is either hard or never hard, not both"));
         }
         let deadline = wish.deadline.unwrap_or(SHUTDOWN);
-        let act = Stopping { hard: wish.hard, deadline, then_hard: !wish.never_hard };
+        let act = Stopping { hard: wish.hard, deadline, then_hard: !wish.never_hard, even_if_off: false };
+        if wish.hard {
+            return self.stop_hard(call, vm, wish, act).await;
+        }
         self.order::<power::VmStop>(call, &said, PowerOrder { vm, expected: call.expected, act }).await
     }
 

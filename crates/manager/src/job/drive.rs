@@ -147,6 +147,8 @@ impl<'a> Course<'a> {
         let step = &self.steps[index];
         let mut retry = Retry::new(self.engine);
         let mut probe = resumed;
+        // A call whose answer was lost, in this process or one before, may still be at work and stand in its own way.
+        let mut own = resumed;
         loop {
             let tried = self.watched(&cx, step.deadline(), async {
                 if std::mem::replace(&mut probe, true) {
@@ -162,7 +164,12 @@ impl<'a> Course<'a> {
                 Ok(output) => return Ok(output),
                 Err(e) => e,
             };
-            let worth = self.job.committed || error.kind == ErrorKind::Unreachable;
+            own |= error.kind == ErrorKind::Unreachable;
+            let worth = match error.kind {
+                ErrorKind::Unreachable => true,
+                ErrorKind::Busy => own || self.job.committed,
+                _ => self.job.committed,
+            };
             if !worth || cx.cancelled() {
                 return Err(error);
             }

@@ -32,9 +32,22 @@ pub(crate) async fn take_vm(
     let mut vm = tx.vm(vm).await?;
     check_generation(vm.name.as_str(), vm.generation, expected)?;
     vm.state = vm.after(&VmEvent::Begin { activity, job })?;
-    tx.update_vm(&mut vm).await?;
-    tx.lock(job, &[(Resource::Vm(vm.id), Mode::Exclusive)]).await?;
+    hold_vm(tx, job, &mut vm).await?;
     Ok(vm)
+}
+
+/// The same for a machine that is off, whose state would refuse what does no harm.
+pub(crate) async fn take_idle_vm(tx: &mut Transaction, job: JobId, vm: VmId, activity: Activity) -> Result<Vm> {
+    let mut vm = tx.vm(vm).await?;
+    vm.state = VmState::Busy { from: Some(Rest::Stopped), activity, job };
+    hold_vm(tx, job, &mut vm).await?;
+    Ok(vm)
+}
+
+async fn hold_vm(tx: &mut Transaction, job: JobId, vm: &mut Vm) -> Result<()> {
+    tx.update_vm(vm).await?;
+    tx.lock(job, &[(Resource::Vm(vm.id), Mode::Exclusive)]).await?;
+    Ok(())
 }
 
 /// What the machine did before the job took it.

@@ -3,11 +3,11 @@
 use async_trait::async_trait;
 use keyframe_catalog::Transaction;
 use keyframe_model::agent::{Generation, JobId, Micros, StartFrom, StartVm, StopHow, VmId};
-use keyframe_model::{Activity, JobKind, Rest};
+use keyframe_model::{Activity, JobKind, Rest, VmState};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::hold::{PAUSED, leave_vm, rest_before, rest_of, take_vm, vm_event};
+use super::hold::{PAUSED, leave_vm, rest_before, rest_of, take_idle_vm, take_vm, vm_event};
 use super::step::{Pause, Reset, Resume, Start, Stop, outputs, power};
 use crate::Result;
 use crate::agent::Agent;
@@ -45,13 +45,31 @@ pub(crate) struct Stopping {
     pub(crate) hard: bool,
     pub(crate) deadline: Micros,
     pub(crate) then_hard: bool,
+    /// It was busy when it was asked for, and nobody knows what was made of it since.
+    #[serde(default)]
+    pub(crate) even_if_off: bool,
 }
 
 /// Nothing else to say.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Plain;
 
-async fn begin<A>(
+/// What the begin of a job asks its order.
+trait Act {
+    fn even_if_off(&self) -> bool {
+        false
+    }
+}
+
+impl Act for Starting {}
+impl Act for Plain {}
+impl Act for Stopping {
+    fn even_if_off(&self) -> bool {
+        self.even_if_off
+    }
+}
+
+async fn begin<A: Act>(
     tx: &mut Transaction,
     job: JobId,
     order: PowerOrder<A>,
@@ -59,7 +77,12 @@ async fn begin<A>(
     after: impl FnOnce(Rest) -> Rest,
     paused: bool,
 ) -> Result<Begun<PowerPlan<A>>> {
-    let vm = take_vm(tx, job, order.vm, order.expected, activity).await?;
+    let off = VmState::At { rest: Rest::Stopped };
+    let vm = if order.act.even_if_off() && tx.vm(order.vm).await?.state == off {
+        take_idle_vm(tx, job, order.vm, activity).await?
+    } else {
+        take_vm(tx, job, order.vm, order.expected, activity).await?
+    };
     let before = rest_before(&vm);
     let start = StartVm {
         generation: vm.generation,
@@ -120,7 +143,7 @@ power_kind!(
     /// Stops a machine.
     VmStop, Stopping, VmStop, Stopping, |_| Rest::Stopped, paused |_: &Stopping| false,
     |agent, plan: &PowerPlan<Stopping>| -> Vec<Box<dyn Step>> {
-        let Stopping { hard, deadline, then_hard } = plan.act;
+        let Stopping { hard, deadline, then_hard, .. } = plan.act;
         let how = if hard { StopHow::Hard } else { StopHow::Graceful { deadline, then_hard } };
         // A plug that is pulled stays out; a guest that shut down although nobody wants it any more is started again.
         let back = (!hard && plan.before == Rest::Running).then(|| plan.start.clone());

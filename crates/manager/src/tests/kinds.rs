@@ -129,7 +129,7 @@ fn power<A>(vm: VmId, act: A) -> power::PowerOrder<A> {
 }
 
 fn stopping(hard: bool) -> power::Stopping {
-    power::Stopping { hard, deadline: Micros(1_000_000), then_hard: true }
+    power::Stopping { hard, deadline: Micros(1_000_000), then_hard: true, even_if_off: false }
 }
 
 fn apply_order(made: &Made, discard: bool, keep_memory: bool, start: bool) -> apply::ApplyOrder {

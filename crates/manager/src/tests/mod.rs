@@ -7,4 +7,5 @@ mod refusals;
 mod scale;
 mod scenario;
 pub(crate) mod site;
+mod stuck;
 mod tree;

@@ -218,7 +218,7 @@ impl Slot {
     fn check_stray(&self) -> Result<()> {
         if self.stray.lock().as_ref().is_some_and(|process| !process.has_ended()) {
             let why = "its monitor does not answer, which is tried again and again; wait, or stop it hard";
-            return Err(self.fault(FaultKind::Unreachable, "talk to QEMU", why));
+            return Err(self.fault(FaultKind::Deadline, "talk to QEMU", why));
         }
         Ok(())
     }
@@ -237,8 +237,8 @@ impl Slot {
             let kind = match e {
                 QmpError::Refused { .. } => FaultKind::Internal,
                 QmpError::Closed { .. } => FaultKind::Conflict,
-                QmpError::Silent { .. } => FaultKind::Deadline,
-                QmpError::Connect { .. } | QmpError::NoGreeting { .. } => FaultKind::Unreachable,
+                // Unreachable is a host, which is waited for as long as it takes.
+                QmpError::Silent { .. } | QmpError::Connect { .. } | QmpError::NoGreeting { .. } => FaultKind::Deadline,
             };
             self.fault(kind, act, e)
         }

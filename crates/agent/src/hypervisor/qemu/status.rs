@@ -45,9 +45,7 @@ pub(super) fn power(slot: &Slot, live: &Live) -> Result<Power> {
 pub(super) fn ask(slot: &Slot, live: &Live) -> Result<Power> {
     let ask = |command: &str| live.qmp.execute_within(command, json!({}), PATIENCE);
     let trouble = |e| match slot.monitor("ask what it does")(e) {
-        fault if matches!(fault.kind, FaultKind::Deadline | FaultKind::Conflict) => {
-            slot.fault(FaultKind::Unreachable, "ask what it does", fault)
-        }
+        fault if fault.kind == FaultKind::Conflict => slot.fault(FaultKind::Deadline, "ask what it does", fault),
         fault => fault,
     };
     let answer = ask("query-status").map_err(trouble)?;

@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use keyframe_model::agent::{CreateVolume, SnapshotId, VolumeRef, VolumeSource};
+use keyframe_model::agent::{CreateVolume, SnapshotId, VolumeInfo, VolumeRef, VolumeSource};
 use serde_json::Value;
+use tokio::time::sleep;
 
 use super::Output;
 use crate::agent::Agent;
 use crate::job::{Context, Step};
 use crate::{Error, ErrorKind, Result};
+
+/// How long until a call is repeated that the host refuses because it is still at an earlier copy of it.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Makes the volumes of one machine or template.
 pub(crate) struct Make {
@@ -17,6 +21,31 @@ pub(crate) struct Make {
     /// For people.
     pub(crate) what: String,
     pub(crate) volumes: Vec<(VolumeRef, CreateVolume)>,
+}
+
+/// An image is read for as long as it takes, whoever waits for it: what an earlier copy of the call is at work on is waited for.
+impl Make {
+    async fn create(&self, cx: &Context, volume: &VolumeRef, wish: &CreateVolume) -> Result<VolumeInfo> {
+        loop {
+            match self.agent.create_volume(volume, wish).await {
+                Err(e) if e.kind == ErrorKind::Busy && !cx.cancelled() => sleep(AGAIN).await,
+                other => return other,
+            }
+        }
+    }
+
+    async fn delete(&self, volume: &VolumeRef) -> Result<()> {
+        loop {
+            match self.agent.delete_volume(volume).await {
+                Err(e) if e.kind == ErrorKind::Busy => match self.agent.volume(volume).await {
+                    // It is not there before it is made.
+                    Err(e) if e.kind == ErrorKind::NotFound => sleep(AGAIN).await,
+                    Ok(_) | Err(_) => return Err(e),
+                },
+                other => return other,
+            }
+        }
+    }
 }
 
 #[async_trait]
@@ -31,14 +60,14 @@ impl Step for Make {
             if cx.cancelled() {
                 return Err(Error::cancelled());
             }
-            sizes.push(self.agent.create_volume(volume, wish).await?.size.0);
+            sizes.push(self.create(cx, volume, wish).await?.size.0);
         }
         Output::Sizes(sizes).value()
     }
 
     async fn undo(&self, _: &Context) -> Result<()> {
         for (volume, _) in self.volumes.iter().rev() {
-            self.agent.delete_volume(volume).await?;
+            self.delete(volume).await?;
         }
         Ok(())
     }

@@ -1,0 +1,143 @@
+//! Machines and calls that do not come to an end by themselves: a job always does, and the plug can always be pulled.
+
+use std::time::Duration;
+
+use keyframe_agent::array::fake::When as ArrayWhen;
+use keyframe_agent::hypervisor::fake::{Mood, When};
+use keyframe_model::agent::{FaultKind, VmId};
+use keyframe_model::{JobState, Rest, SnapshotKind, VmState};
+
+use super::site::{LIMITS, Site, call, caller, done, ended, job, make, snap, wish};
+use crate::job::Limits;
+use crate::request::{Apply, SnapshotCreate, StartRequest, StopRequest};
+use crate::{Config, Manager, reconcile};
+
+const HARD: StopRequest = StopRequest { hard: true, never_hard: false, deadline: None };
+
+async fn state(manager: &Manager, vm: VmId) -> VmState {
+    manager.vm(&caller(), vm).await.unwrap().vm.state
+}
+
+/// Waits until the host is at that call.
+async fn reached(site: &Site, call: &str) {
+    let there = async {
+        while !site.fake.faults().calls().iter().any(|made| made == call) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), there).await.expect("the host is never asked");
+}
+
+/// The process is there and says nothing: that is no host that is away, for which a job would wait for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_does_not_answer_ends_its_job_and_can_be_stopped() {
+    let site = Site::new(false).await;
+    let jobs = Limits { patience: Duration::from_millis(300), ..LIMITS };
+    let manager = Manager::start(Config { jobs, ..site.config() }).await.unwrap();
+    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm.id;
+    done(&manager, manager.pause_vm(&call(), vm).await.unwrap().id).await;
+    for nth in 1..1000 {
+        site.fake.faults().fail("status", nth, When::Before, FaultKind::Deadline);
+        site.fake.faults().fail("resume", nth, When::Before, FaultKind::Deadline);
+    }
+    let resumed = manager.resume_vm(&call(), vm).await.unwrap();
+    assert_eq!(ended(&manager, resumed.id).await.state, JobState::Failed);
+    assert!(matches!(state(&manager, vm).await, VmState::Error { .. }));
+    site.fake.faults().clear();
+    done(&manager, manager.stop_vm(&call(), vm, HARD).await.unwrap().id).await;
+    assert_eq!(state(&manager, vm).await, VmState::At { rest: Rest::Stopped });
+    manager.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_plug_can_be_pulled_during_a_snapshot_and_an_apply() {
+    let site = Site::new(false).await;
+    let manager = site.manager().await;
+    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm.id;
+    let one = snap(&manager, vm, "one", SnapshotKind::Disk).await;
+    for applies in [false, true] {
+        site.fake.faults().clear();
+        if applies {
+            done(&manager, manager.start_vm(&call(), vm, StartRequest::default()).await.unwrap().id).await;
+        }
+        site.fake.faults().hang("capture", 1, When::Before);
+        let captures = site.fake.faults().calls().iter().filter(|made| *made == "capture").count();
+        let busy = if applies {
+            job(manager.apply_snapshot(&call(), one, Apply { keep_memory: true, ..Apply::default() }).await.unwrap())
+        } else {
+            let kind = Some(SnapshotKind::DiskAndMemory);
+            manager.create_snapshot(&call(), vm, SnapshotCreate { kind, ..Default::default() }).await.unwrap().id
+        };
+        while site.fake.faults().calls().iter().filter(|made| *made == "capture").count() == captures {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let stopped = manager.stop_vm(&call(), vm, HARD).await.unwrap();
+        done(&manager, stopped.id).await;
+        assert_eq!(ended(&manager, busy).await.state, JobState::Cancelled);
+        assert_eq!(state(&manager, vm).await, VmState::At { rest: Rest::Stopped });
+        assert!(site.fake.machine(vm).is_none(), "it runs");
+    }
+    assert_eq!(manager.tree(&caller(), vm, false).await.unwrap().nodes.len(), 1);
+    manager.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_plug_can_be_pulled_while_a_guest_is_asked_to_power_off() {
+    let site = Site::new(false).await;
+    let manager = site.manager().await;
+    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm.id;
+    site.fake.mood(vm, Mood::Silent);
+    let asked = manager.stop_vm(&call(), vm, StopRequest { never_hard: true, ..Default::default() }).await.unwrap();
+    reached(&site, "stop").await;
+    done(&manager, manager.stop_vm(&call(), vm, HARD).await.unwrap().id).await;
+    assert_eq!(ended(&manager, asked.id).await.state, JobState::Succeeded, "it is off, as was asked");
+    assert_eq!(state(&manager, vm).await, VmState::At { rest: Rest::Stopped });
+    manager.stop().await;
+}
+
+/// What the host said before a job's end says nothing of what the job has left.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_seen_before_a_jobs_end_is_not_believed_after_it() {
+    let site = Site::new(false).await;
+    let manager = site.manager().await;
+    let vm = make(&manager, wish(&site, "web", &[1], false)).await.vm.id;
+    let seen = reconcile::generations(&manager).await.unwrap();
+    let (info, statuses) = (manager.agent.host().await.unwrap(), manager.agent.vms().await.unwrap());
+    done(&manager, manager.start_vm(&call(), vm, StartRequest::default()).await.unwrap().id).await;
+    let unsure = reconcile::compare(&manager, &seen, info, &statuses).await.unwrap();
+    assert_eq!(state(&manager, vm).await, VmState::At { rest: Rest::Running });
+    assert!(unsure.contains(&vm), "it is not looked at again");
+    manager.stop().await;
+}
+
+/// The host is still at the call of a manager that was killed: the next one waits for its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_outlives_its_manager_is_waited_for() {
+    let site = Site::new(false).await;
+    let config = || Config { patience: Duration::from_millis(100), ..site.config() };
+    let manager = Manager::start(config()).await.unwrap();
+    let vm = make(&manager, wish(&site, "web", &[1], false)).await.vm.id;
+    site.fake.faults().slow(Duration::from_secs(1));
+    let started = manager.start_vm(&call(), vm, StartRequest::default()).await.unwrap();
+    reached(&site, "start").await;
+    manager.stop().await;
+    drop(manager);
+    let manager = Manager::start(config()).await.unwrap();
+    done(&manager, started.id).await;
+    site.fake.faults().slow(Duration::ZERO);
+    assert!(site.fake.machine(vm).is_some());
+    assert_eq!(site.fake.faults().calls().iter().filter(|made| *made == "start").count(), 1);
+    manager.stop().await;
+}
+
+/// An image is read for longer than anybody's patience.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_being_made_is_waited_for() {
+    let site = Site::new(false).await;
+    let manager = Manager::start(Config { patience: Duration::from_millis(50), ..site.config() }).await.unwrap();
+    for nth in 1..20 {
+        site.with_agent(|agent| agent.array("fake").faults().fail("create", nth, ArrayWhen::Before, FaultKind::Busy));
+    }
+    make(&manager, wish(&site, "web", &[1], false)).await;
+    manager.stop().await;
+}
