@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use keyframe_agent::hypervisor::{News, Start};
 use keyframe_agent_api::{
-    CloudInit, DiskSlot, FaultKind, Firmware, GuestIdentity, Machine, NicConnection, Power, StopHow, VmId, VolumeRef,
+    CloudInit, DiskId, DiskSlot, FaultKind, Firmware, GuestIdentity, Machine, NicConnection, Power, StopHow, VmId,
+    VolumeRef,
 };
 use keyframe_lab::qga::Agent;
 use keyframe_lab::stamps::Stamps;
 use keyframe_lab::vm::Disk;
+use serde_json::json;
 
 use super::fixture::{After, Bench, QemuBench, World, machine, volume};
 
@@ -103,6 +105,7 @@ fn what_fails_in_the_middle_leaves_a_guest_that_runs() -> Result<()> {
     a_full_file_system(&bench, vm)?;
     an_agent_that_hangs(&bench, vm)?;
     a_pause_of_an_agent_that_died(&mut bench, vm)?;
+    a_disk_of_an_agent_that_died(&mut bench, vm)?;
     a_page_server_that_dies(&bench, vm, &hardware)?;
     a_machine_that_dies_while_it_is_captured(&bench, vm)?;
     bench.start(vm, &hardware, None, false)?;
@@ -162,11 +165,46 @@ fn a_pause_of_an_agent_that_died(bench: &mut QemuBench, vm: VmId) -> Result<()> 
     running(bench, vm)
 }
 
+/// What an agent leaves that dies while it puts a disk in or tells of its size.
+fn a_disk_of_an_agent_that_died(bench: &mut QemuBench, vm: VmId) -> Result<()> {
+    let disk =
+        DiskSlot { id: DiskId::new(), slot: 5, volume: volume("more"), read_only: false, firmware_variables: false };
+    let blocks = bench.world().address(&disk.volume);
+    let server = |name: &str| {
+        json!({ "driver": "nbd", "node-name": name, "export": blocks.export,
+            "server": { "type": "unix", "path": blocks.socket } })
+    };
+    let left = |bench: &mut QemuBench, nodes: &[serde_json::Value]| -> Result<()> {
+        let socket = bench.file(vm, "qmp.sock");
+        bench.again();
+        for node in nodes {
+            tell(&socket, "blockdev-add", node)?;
+        }
+        ensure!(bench.driver().adopt()? == [vm]);
+        running(bench, vm)
+    };
+    let over = json!({ "driver": "raw", "node-name": "slot5", "file": "slot5-a" });
+    left(bench, &[server("slot5-a"), over])?;
+    bench.driver().remove_disk(vm, disk.id, PATIENCE).context("taken back")?;
+    left(bench, &[server("slot5-a")])?;
+    bench.driver().add_disk(vm, &disk, &blocks).context("repeated")?;
+    for again in 0..2 {
+        left(bench, &[server(if again == 0 { "slot5-b" } else { "slot5-a" })])?;
+        bench.driver().disk_resized(vm, disk.id).context("told again")?;
+    }
+    bench.driver().remove_disk(vm, disk.id, PATIENCE)?;
+    running(bench, vm)
+}
+
 /// Runs one command of a monitor and lets go of it.
 fn say(socket: &std::path::Path, command: &str) -> Result<()> {
+    tell(socket, command, &json!({}))
+}
+
+fn tell(socket: &std::path::Path, command: &str, arguments: &serde_json::Value) -> Result<()> {
     let mut stream = UnixStream::connect(socket)?;
-    for line in ["qmp_capabilities", command] {
-        writeln!(stream, "{}", serde_json::json!({ "execute": line, "id": line }))?;
+    for (line, arguments) in [("qmp_capabilities", &json!({})), (command, arguments)] {
+        writeln!(stream, "{}", json!({ "execute": line, "arguments": arguments, "id": line }))?;
     }
     for line in BufReader::new(&stream).lines() {
         let answer: serde_json::Value = serde_json::from_str(&line?)?;

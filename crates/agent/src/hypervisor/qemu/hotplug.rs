@@ -10,6 +10,9 @@ use super::{Live, Slot};
 use crate::Result;
 use crate::hypervisor::BlockAddress;
 
+/// How long a guest may take to let go of a disk that was put in half.
+const UNPLUG: Duration = Duration::from_secs(30);
+
 pub(super) fn add_disk(slot: &Slot, disk: &DiskSlot, blocks: &BlockAddress) -> Result<()> {
     let _turn = slot.turn();
     let live = slot.live()?;
@@ -29,6 +32,7 @@ pub(super) fn add_disk(slot: &Slot, disk: &DiskSlot, blocks: &BlockAddress) -> R
     if disks.iter().any(|other| other.slot == disk.slot || other.id == disk.id) {
         return Err(slot.fault(FaultKind::Conflict, act, format!("slot {} or the disk is in use", disk.slot)));
     }
+    clear(slot, &live, UNPLUG)?;
     let run = |command: &str, arguments: Value| live.qmp.execute(command, arguments).map_err(slot.monitor(act));
     let steps = [
         ("blockdev-add", command::server_node(disk.slot, false, blocks, disk.read_only)),
@@ -54,21 +58,32 @@ pub(super) fn remove_disk(slot: &Slot, disk: DiskId, deadline: Duration) -> Resu
     let live = slot.live()?;
     let act = "take a disk out";
     let Some(found) = live.record.lock().machine.disks.iter().find(|other| other.id == disk).cloned() else {
-        return Ok(());
+        return clear(slot, &live, deadline);
     };
     if found.firmware_variables {
         return Err(slot.fault(FaultKind::Conflict, act, "the firmware's variables are on it"));
     }
+    unplug(slot, &live, found.slot, deadline)?;
+    remove_nodes(slot, &live, found.slot);
+    slot.note(&live, |record| {
+        record.machine.disks.retain(|other| other.id != disk);
+        record.blocks.remove(&disk);
+    })
+}
+
+/// Takes the device of a slot out, if it is there.
+fn unplug(slot: &Slot, live: &Live, number: u8, deadline: Duration) -> Result<()> {
+    let act = "take a disk out";
     let mut mark = live.qmp.mark();
-    let device = command::disk_id(found.slot);
+    let device = command::disk_id(number);
     match live.qmp.execute("device_del", json!({ "id": device })) {
         // An earlier call gave up before the guest did.
-        Err(e) if e.is_refusal() && !has_device(&live, &device) => {}
+        Err(e) if e.is_refusal() && !has_device(live, &device) => {}
         Err(e) if e.is_refusal() && e.to_string().contains("already in the process") => {}
         done => drop(done.map_err(slot.monitor(act))?),
     }
     let until = Instant::now() + deadline;
-    while has_device(&live, &device) {
+    while has_device(live, &device) {
         let gone = live.qmp.wait_event(&mut mark, until, |event| match event.name.as_str() {
             "DEVICE_DELETED" if event.text("device") == device => Some(Ok(())),
             "DEVICE_UNPLUG_GUEST_ERROR" if event.text("device") == device => Some(Err("the guest refuses")),
@@ -83,11 +98,29 @@ pub(super) fn remove_disk(slot: &Slot, disk: DiskId, deadline: Duration) -> Resu
             }
         }
     }
-    remove_nodes(slot, &live, found.slot);
-    slot.note(&live, |record| {
-        record.machine.disks.retain(|other| other.id != disk);
-        record.blocks.remove(&disk);
-    })
+    Ok(())
+}
+
+/// Takes out what the record does not know: an agent that was killed had begun to put it in.
+fn clear(slot: &Slot, live: &Live, deadline: Duration) -> Result<()> {
+    let (known, ports) = {
+        let record = live.record.lock();
+        (record.machine.disks.iter().map(|disk| disk.slot).collect::<Vec<u8>>(), record.ports)
+    };
+    let all = live.qmp.execute("query-named-block-nodes", json!({ "flat": true }));
+    let nodes = all.map_err(slot.monitor("look for disks"))?;
+    let has = |name: String| nodes.as_array().is_some_and(|all| all.iter().any(|node| node["node-name"] == name));
+    for number in (0..ports.disks).filter(|number| !known.contains(number)) {
+        if [command::node(number), command::server_name(number, false), command::server_name(number, true)]
+            .into_iter()
+            .any(has)
+        {
+            tracing::info!(vm = %slot.vm, number, "a disk that was put in half is taken out");
+            unplug(slot, live, number, deadline)?;
+            remove_nodes(slot, live, number);
+        }
+    }
+    Ok(())
 }
 
 fn has_device(live: &Live, device: &str) -> bool {
@@ -119,8 +152,19 @@ pub(super) fn disk_resized(slot: &Slot, disk: DiskId) -> Result<()> {
         (found, blocks)
     };
     let run = |command: &str, arguments: Value| live.qmp.execute(command, arguments).map_err(slot.monitor(act));
-    let nodes = run("query-named-block-nodes", json!({ "flat": true }))?;
     let number = found.slot;
+    let mut nodes = run("query-named-block-nodes", json!({ "flat": true }))?;
+    if [false, true].into_iter().all(|second| size_of(&nodes, &command::server_name(number, second)).is_some()) {
+        // An agent was killed on the way. QEMU keeps the one that the disk is on.
+        for second in [false, true] {
+            if let Err(e) =
+                live.qmp.execute("blockdev-del", json!({ "node-name": command::server_name(number, second) }))
+            {
+                tracing::debug!(vm = %slot.vm, "{e}");
+            }
+        }
+        nodes = run("query-named-block-nodes", json!({ "flat": true }))?;
+    }
     let second = size_of(&nodes, &command::server_name(number, true)).is_some();
     let drop_node = |second: bool| run("blockdev-del", json!({ "node-name": command::server_name(number, second) }));
     run("blockdev-add", command::server_node(number, !second, &blocks, found.read_only))?;
