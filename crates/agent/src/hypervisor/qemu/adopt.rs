@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use super::place::Wish;
 use super::process::{self, Process};
 use super::qmp::Qmp;
-use super::{ASKED, Driver, Live, Shared, Slot, capture, guest, hub, life, status, watch};
+use super::{ASKED, Driver, Live, Shared, Slot, capture, guest, hub, life, status, tap, watch};
 use crate::Result;
 use crate::hypervisor::News;
 
@@ -56,7 +56,7 @@ pub(super) fn adopt(shared: &Arc<Shared>) -> Result<Vec<VmId>> {
                 waiting += 1;
                 in_background(shared, &slot, process, Some(tried.clone()));
             }
-            None => slot.place.sweep(),
+            None => clear(&slot),
         }
     }
     let until = Instant::now() + SERVE;
@@ -68,6 +68,14 @@ pub(super) fn adopt(shared: &Arc<Shared>) -> Result<Vec<VmId>> {
     }
     found.sort();
     Ok(found)
+}
+
+/// Removes what a process that has ended needed on this host.
+fn clear(slot: &Slot) {
+    if let Ok(record) = slot.place.read_record() {
+        tap::remove_all(&record.machine);
+    }
+    slot.place.sweep();
 }
 
 /// Takes over a machine whose monitor was lost.
@@ -147,7 +155,7 @@ impl Taking {
         *self.slot.stray.lock() = None;
         if self.slot.running().is_none() {
             self.slot.ended();
-            self.slot.place.sweep();
+            clear(&self.slot);
         }
         Ok(false)
     }

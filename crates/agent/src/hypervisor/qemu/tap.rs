@@ -8,7 +8,7 @@ use keyframe_agent_api::{Fault, FaultKind, Machine, NicConnection, NicSlot};
 use super::net::tap_name;
 use crate::Result;
 
-/// Makes what the machine's interfaces need. What an earlier process left is used again.
+/// Makes what the machine's interfaces need. What an earlier process left is removed first.
 pub(super) fn create_all(machine: &Machine) -> Result<()> {
     for nic in &machine.nics {
         if let NicConnection::Bridge { bridge, vlan } = &nic.connection {
@@ -45,9 +45,11 @@ fn create(nic: &NicSlot, bridge: &str, vlan: Option<u16>) -> Result<()> {
     let name = tap_name(nic.id);
     let name = name.as_str();
     let attach = || -> std::result::Result<(), String> {
-        if !exists(name) {
-            run("ip", &["tuntap", "add", "dev", name, "mode", "tap"])?;
+        if exists(name) {
+            // It may be in another VLAN.
+            run("ip", &["link", "delete", "dev", name])?;
         }
+        run("ip", &["tuntap", "add", "dev", name, "mode", "tap"])?;
         run("ip", &["link", "set", "dev", name, "master", bridge])?;
         if let Some(vlan) = vlan {
             run("ip", &["link", "set", "dev", bridge, "type", "bridge", "vlan_filtering", "1"])?;
