@@ -61,7 +61,7 @@ pub struct InstantReport {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CutMethod {
-    /// The machine was off or paused.
+    /// The machine was off; or it stood still, and its memory is in the instant.
     AtRest,
     /// Writes to all disks were held for the moment of the cut.
     WritesHeld,

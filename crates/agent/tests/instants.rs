@@ -97,7 +97,11 @@ fn disks_on_two_arrays_are_of_one_instant() {
     // One array is much slower than the other, which shows any write that gets in between.
     agent.array("fake2").faults().slow(Duration::from_millis(2));
     beside_writer(&agent, |writer| {
-        for memory in [false, true] {
+        // One that stands still may be let go on at any time.
+        for (memory, power) in
+            [(false, Power::Running), (true, Power::Running), (false, Power::Paused { reason: PauseReason::NoSpace })]
+        {
+            stub.set(vm, power);
             for _ in 0..15 {
                 let id = SnapshotId::new();
                 let report = take(&agent, id, &wish(vm, memory)).unwrap();
@@ -131,15 +135,15 @@ fn without_gates_the_disks_are_torn() {
 }
 
 #[test]
-fn machines_at_rest_need_no_gate() {
+fn machines_that_are_off_need_no_gate() {
     let dir = tempfile::tempdir().unwrap();
     let stub = Arc::new(Stub::default());
     let agent = start_with_pair(dir.path(), &stub);
     let paused = VmId::new();
     stub.set(paused, Power::Paused { reason: PauseReason::Asked });
-    for vm in [VmId::new(), paused] {
+    for (vm, method) in [(VmId::new(), CutMethod::AtRest), (paused, CutMethod::WritesHeld)] {
         let report = take(&agent, SnapshotId::new(), &wish(vm, false)).unwrap();
-        assert_eq!((report.method, report.guest), (CutMethod::AtRest, GuestAnswer::NotAsked));
+        assert_eq!((report.method, report.guest), (method, GuestAnswer::NotAsked));
     }
     assert_eq!(kind(take(&agent, SnapshotId::new(), &wish(VmId::new(), true))), Some(FaultKind::Conflict));
     let required = TakeInstant { quiesce: Quiesce::Required, ..wish(paused, false) };

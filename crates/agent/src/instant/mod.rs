@@ -173,10 +173,11 @@ impl Instants {
         let power = self.hypervisor.status(wish.vm)?.power;
         let shot = if wish.memory {
             self.shoot_with_memory(snapshot, wish, disks, taking, &power)?
-        } else if power == Power::Running {
-            self.shoot_running(wish, disks)?
-        } else {
+        } else if power == Power::Off {
             shoot_at_rest(wish, disks, &power)?
+        } else {
+            // One that stands still for want of space goes on by itself when there is some.
+            self.shoot_on(wish, disks, &power)?
         };
         let mut report = shot.report();
         if wish.memory {
@@ -187,9 +188,9 @@ impl Instants {
         Ok(report)
     }
 
-    fn shoot_running(&self, wish: &TakeInstant, disks: &Disks<'_>) -> Result<Shot> {
+    fn shoot_on(&self, wish: &TakeInstant, disks: &Disks<'_>, power: &Power) -> Result<Shot> {
         let deadline = hold(wish);
-        let frozen = quiesce::freeze(&*self.hypervisor, wish)?;
+        let frozen = quiesce::freeze(&*self.hypervisor, wish, power)?;
         let gates = self.exports.gates(&wish.volumes);
         let mut cut = GatedCut::new(disks, gates, deadline);
         let result = cut.hold_and_cut();

@@ -20,10 +20,11 @@ pub(super) struct Frozen<'a> {
 }
 
 /// Freezes if that is wished. An error means that the instant is not to be taken, and nothing is frozen.
-pub(super) fn freeze<'a>(hypervisor: &'a dyn Hypervisor, wish: &TakeInstant) -> Result<Frozen<'a>> {
+pub(super) fn freeze<'a>(hypervisor: &'a dyn Hypervisor, wish: &TakeInstant, power: &Power) -> Result<Frozen<'a>> {
     let since = Instant::now();
     let deadline: Duration = wish.deadline.into();
     let answer = match wish.quiesce {
+        _ if *power != Power::Running => at_rest(wish, power)?,
         Quiesce::No => GuestAnswer::NotAsked,
         Quiesce::Preferred | Quiesce::Required => {
             let hold = deadline.saturating_mul(2).saturating_add(MARGIN);
