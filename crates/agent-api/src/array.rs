@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Bytes, SnapshotId};
+use crate::{Bytes, Generation, SnapshotId, VmId};
 
 /// A volume: an array's name and a name on that array.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema)]
@@ -123,6 +123,10 @@ pub struct ResizeVolume {
 pub struct RevertVolume {
     /// The snapshot.
     pub snapshot: SnapshotId,
+    /// The machine that it is a disk of, to which nothing else is done meanwhile.
+    pub vm: VmId,
+    /// Of the call; an older one changes nothing.
+    pub generation: Generation,
 }
 
 /// Asks what snapshots hold.

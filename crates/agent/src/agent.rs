@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use keyframe_agent_api::{Bytes, Fault, HostInfo, VmEvent, VmId};
+use keyframe_agent_api::{Bytes, Fault, HostInfo, RevertVolume, VmEvent, VmId, VolumeRef};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
@@ -60,6 +60,13 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// Takes a volume back to a snapshot, in its machine's turn: one of an older generation, or of a job that goes back the
+    /// other way meanwhile, does not come after it.
+    pub fn revert(&self, volume: &VolumeRef, wish: &RevertVolume) -> Result<()> {
+        let _turn = self.machines.turns.take(wish.vm, wish.generation)?;
+        self.volumes.revert(volume, wish)
+    }
+
     /// Serves the exports, which the machines wait for, and then finds the machines that run since before.
     pub fn start(parts: Parts) -> Result<Arc<Agent>> {
         let Parts { name, data, nbd_socket, arrays, hypervisor, images, life } = parts;

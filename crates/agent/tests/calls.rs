@@ -70,7 +70,11 @@ fn volumes_from_making_to_deleting() {
     let diff: DiffResponse = good(&socket, "POST", route::DIFF, Some(&ask));
     assert_eq!((diff.extents, diff.next), (vec![], None));
     let revert = format!("{}/revert", route::volume(&v));
-    good::<()>(&socket, "POST", &revert, Some(&RevertVolume { snapshot: id }));
+    let vm = VmId::new();
+    let back = |generation| RevertVolume { snapshot: id, vm, generation: Generation(generation) };
+    good::<()>(&socket, "POST", &revert, Some(&back(2)));
+    let late = serde_json::to_string(&back(1)).unwrap();
+    refused(&socket, "POST", &revert, Some(&late), 412, "stale");
     let page: Vec<VolumeInfo> = good(&socket, "GET", "/v1/volumes/fake?limit=5", NONE);
     assert_eq!(page.len(), 1);
     for _ in 0..2 {

@@ -205,10 +205,12 @@ async fn migrate(pool: &Pool<Any>, database: &Database) -> Result<()> {
     let migration = |version, name: &'static str, sql| {
         Migration::new(version, name.into(), MigrationType::Simple, AssertSqlSafe(sql).into_sql_str(), false)
     };
+    let leftovers = include_str!("../migrations/0004_leftovers.sql").to_owned();
     let migrations = vec![
         migration(1, "base", base.to_owned()),
         migration(2, "memories", memories),
         migration(3, "remarks", REMARKS.to_owned()),
+        migration(4, "leftovers", leftovers),
     ];
     let migrator = Migrator::with_migrations(migrations);
     // PostgreSQL's driver lets one process at a time do this. SQLite's does not, so a file's lock does.

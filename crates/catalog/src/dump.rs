@@ -7,7 +7,7 @@ use crate::sql::{Columns, args, document};
 use crate::{Error, PageOf, Result, SnapshotFilter, TemplateFilter, Transaction};
 
 impl Transaction {
-    /// Machines, snapshots, templates, who refers to which volume, hosts and locks, each in a fixed order.
+    /// Machines, snapshots, templates, who refers to which volume, hosts, locks and leftovers, each in a fixed order.
     pub async fn dump(&mut self) -> Result<Value> {
         let vms = self.all_vms().await?;
         let snapshots = self.snapshots(&SnapshotFilter::default(), &PageOf::all()).await?.items;
@@ -34,6 +34,7 @@ impl Transaction {
                 "mode": row.text("mode")?,
             }));
         }
+        let leftovers = self.leftovers().await?;
         let value = |text: String| serde_json::from_str::<Value>(&text).map_err(|e| Error::corrupt("all", e));
         Ok(json!({
             "vms": value(document(&vms, "all")?)?,
@@ -42,6 +43,7 @@ impl Transaction {
             "hosts": value(document(&hosts, "all")?)?,
             "volumes": owners,
             "locks": locks,
+            "leftovers": value(document(&leftovers, "all")?)?,
         }))
     }
 }

@@ -7,9 +7,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyframe_catalog::{Catalog, Host, Transaction};
+use keyframe_catalog::{Catalog, Host, Leftover, Transaction};
 use keyframe_model::agent::{
-    Fault, FaultKind, Generation, HostId, HostInfo, PauseReason, Power, Timestamp, VmEvent as AgentEvent, VmId, VmStatus,
+    Fault, FaultKind, Generation, HostId, HostInfo, PauseReason, Power, Timestamp, VmEvent as AgentEvent, VmId,
+    VmStatus,
 };
 use keyframe_model::{Notice, Rest, Vm, VmEvent, VmState, delete};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -224,7 +225,36 @@ pub(crate) async fn tidy(manager: Arc<Manager>, memory: Duration) {
         if let Err(e) = prune(&manager, memory).await {
             tracing::warn!(error = &e as &dyn std::error::Error, "cannot delete what has expired");
         }
+        if let Err(e) = clear(&manager).await {
+            tracing::warn!(error = &e as &dyn std::error::Error, "cannot delete what jobs have left");
+        }
     }
+}
+
+/// Deletes what jobs could not delete, unless something refers to it.
+pub(crate) async fn clear(manager: &Manager) -> Result<()> {
+    let all = manager.catalog.read().await?.leftovers().await?;
+    for left in all {
+        if manager.catalog.read().await?.is_wanted(&left).await? {
+            continue;
+        }
+        let gone = match &left {
+            Leftover::Instant { snapshot, volumes } => manager.agent.delete_instant(*snapshot, volumes).await,
+            Leftover::Volume(volume) => manager.agent.delete_volume(volume).await,
+        };
+        match gone {
+            Err(e) if e.kind != ErrorKind::NotFound => {
+                tracing::warn!(?left, error = &e as &dyn std::error::Error, "cannot be deleted yet");
+            }
+            Ok(()) | Err(_) => {
+                tracing::info!(?left, "is deleted, which a job could not do");
+                let mut tx = manager.catalog.write().await?;
+                tx.delete_leftover(&left).await?;
+                tx.commit().await?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Deletes what has expired now.

@@ -54,7 +54,7 @@ pub(super) async fn resize(State(agent): Agents, Path(of): Of, Body(wish): Body<
 }
 
 pub(super) async fn revert(State(agent): Agents, Path(of): Of, Body(wish): Body<RevertVolume>) -> Answer<()> {
-    run(agent, "revert volume", move |agent| agent.volumes.revert(&volume(of), &wish)).await
+    run(agent, "revert volume", move |agent| agent.revert(&volume(of), &wish)).await
 }
 
 pub(super) async fn delete_snapshot(

@@ -1,8 +1,38 @@
-use keyframe_catalog::Owner;
+use keyframe_agent_api::SnapshotId;
+use keyframe_catalog::{Leftover, Owner};
 
 use crate::world::{Place, hardware, on_both, snapshot, template, vm, volume};
 
-on_both! { a_volume_is_kept_while_anybody_refers_to_it }
+on_both! { a_volume_is_kept_while_anybody_refers_to_it what_is_left_is_remembered_until_it_is_gone }
+
+async fn what_is_left_is_remembered_until_it_is_gone(place: Place) {
+    let mut tx = place.catalog.write().await.unwrap();
+    let m = keyframe_model::Vm { hardware: hardware(&["one"]), ..vm("m") };
+    tx.insert_vm(&m).await.unwrap();
+    let s = snapshot(&m, "s", None);
+    tx.insert_snapshot(&s).await.unwrap();
+    let instant = |snapshot| Leftover::Instant { snapshot, volumes: vec![volume("one")] };
+    let all = [
+        (instant(s.id), true),
+        (instant(SnapshotId::new()), false),
+        (Leftover::Volume(volume("one")), true),
+        (Leftover::Volume(volume("two")), false),
+    ];
+    for (left, wanted) in &all {
+        tx.put_leftover(left).await.unwrap();
+        tx.put_leftover(left).await.unwrap();
+        assert_eq!(tx.is_wanted(left).await.unwrap(), *wanted, "{left:?}");
+    }
+    assert_eq!(tx.leftovers().await.unwrap().len(), 4);
+    tx.delete_snapshots(m.id, &[s.id]).await.unwrap();
+    tx.delete_vm(m.id, m.generation).await.unwrap();
+    for (left, _) in &all {
+        assert!(!tx.is_wanted(left).await.unwrap(), "{left:?}");
+        tx.delete_leftover(left).await.unwrap();
+        tx.delete_leftover(left).await.unwrap();
+    }
+    assert_eq!(tx.leftovers().await.unwrap(), []);
+}
 
 async fn a_volume_is_kept_while_anybody_refers_to_it(place: Place) {
     let mut tx = place.catalog.write().await.unwrap();

@@ -47,8 +47,8 @@ impl Agent {
     }
 
     /// Takes a volume to one of its snapshots.
-    pub async fn revert_volume(&self, volume: &VolumeRef, snapshot: SnapshotId) -> Result<()> {
-        self.order(&format!("{}/revert", route::volume(volume)), &RevertVolume { snapshot }).await
+    pub async fn revert_volume(&self, volume: &VolumeRef, wish: &RevertVolume) -> Result<()> {
+        self.order(&format!("{}/revert", route::volume(volume)), wish).await
     }
 
     /// What versions of volumes hold.

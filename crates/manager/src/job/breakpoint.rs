@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use keyframe_catalog::Leftover;
 use keyframe_model::JobKind;
 use keyframe_model::agent::JobId;
 use serde_json::Value;
@@ -99,5 +100,13 @@ impl Step for Held {
 
     fn commits(&self) -> bool {
         self.inner.commits()
+    }
+
+    fn clears(&self) -> bool {
+        self.inner.clears()
+    }
+
+    fn leaves(&self) -> Vec<Leftover> {
+        self.inner.leaves()
     }
 }

@@ -19,6 +19,9 @@ use super::registry::AnyKind;
 use super::{Context, Outcome, Outputs, Probe, Step};
 use crate::{Error, ErrorKind, Result};
 
+/// Clearing up gets this part of the patience that all else gets.
+const CLEARING: u32 = 10;
+
 /// A job on its way.
 pub(super) struct Course<'a> {
     pub(super) engine: &'a Inner,
@@ -107,6 +110,10 @@ impl<'a> Course<'a> {
                     }
                 }
             }
+            Err(e) if self.steps[index].clears() => {
+                tracing::error!(job = %self.job.id, error = &e as &dyn std::error::Error, "left for later");
+                self.record_left(index, &e).await
+            }
             Err(e) if self.job.committed => {
                 tracing::error!(job = %self.job.id, error = &e as &dyn std::error::Error, "given up");
                 self.record_stuck(index, &e).await
@@ -146,6 +153,10 @@ impl<'a> Course<'a> {
         let cx = self.context(index, cancel);
         let step = &self.steps[index];
         let mut retry = Retry::new(self.engine);
+        if step.clears() {
+            // Nobody is to wait long for what can be done later.
+            retry.end = Instant::now() + self.engine.limits.patience / CLEARING;
+        }
         let mut probe = resumed;
         // A call whose answer was lost, in this process or one before, may still be at work and stand in its own way.
         let mut own = resumed;
@@ -174,7 +185,7 @@ impl<'a> Course<'a> {
                 return Err(error);
             }
             cx.say(format!("{}: {error}; trying again", step.name()));
-            if self.job.committed && error.kind == ErrorKind::Unreachable {
+            if self.job.committed && !step.clears() && error.kind == ErrorKind::Unreachable {
                 retry.renew();
             }
             retry.after(error, &cx).await?;

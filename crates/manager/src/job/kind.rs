@@ -1,7 +1,7 @@
 //! What a kind of job consists of.
 
 use async_trait::async_trait;
-use keyframe_catalog::Transaction;
+use keyframe_catalog::{StepState, Transaction};
 use keyframe_model::JobKind;
 use keyframe_model::agent::{JobId, SnapshotId, TemplateId, VmId};
 use serde::Serialize;
@@ -73,8 +73,22 @@ pub struct Ending<'a, P> {
     pub plan: &'a P,
     /// What the steps that were done found out.
     pub outputs: &'a Outputs,
+    /// What became of the steps that were begun, by their place.
+    pub states: &'a [StepState],
     /// How it ends.
     pub outcome: &'a Outcome,
+}
+
+impl<P> Ending<'_, P> {
+    /// The step at that place was done, and nobody has tried to undo it.
+    pub fn done(&self, step: usize) -> bool {
+        self.states.get(step) == Some(&StepState::Done)
+    }
+
+    /// A step after that place could be neither done nor undone.
+    pub fn stuck_after(&self, step: usize) -> bool {
+        self.states.iter().skip(step + 1).any(|state| *state == StepState::Stuck)
+    }
 }
 
 /// How a job ends.

@@ -12,6 +12,8 @@
 //! - The step that failed is undone too: what it did before it failed is unknown.
 //! - From the moment that a step which commits is begun, the job only goes forward.
 //! - What fails is tried again for a while, then given up: a job always ends, and says what it left behind.
+//! - What only clears up is no condition of success: if it fails, what is left is deleted later, and so is what was left by a step
+//!   that could not be undone.
 //! - The catalog's state and the job's end are written together, so they never disagree.
 //!
 //! A job of n steps costs n + 2 transactions, because the end of a step and the intent of the next are one.

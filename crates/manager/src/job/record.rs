@@ -1,6 +1,6 @@
 //! What is written down of a job, and when. Each function here is one transaction, and nothing else writes a job's state.
 
-use keyframe_catalog::{ErrorKind as CatalogErrorKind, Job, JobFailure, JobStep, StepState};
+use keyframe_catalog::{ErrorKind as CatalogErrorKind, Job, JobFailure, JobStep, Leftover, StepState};
 use keyframe_model::agent::Timestamp;
 use keyframe_model::{JobEvent, JobState, Progress};
 use serde_json::Value;
@@ -50,7 +50,7 @@ impl Course<'_> {
     /// The job begins, and its first step is intended; unless somebody has cancelled it meanwhile.
     pub(super) async fn record_start(&mut self) -> std::result::Result<(), Halt> {
         let first = self.intent(0);
-        self.record("start", |job| {
+        self.record("start", &[], |job| {
             if job.cancel {
                 return Ok(Vec::new());
             }
@@ -63,9 +63,28 @@ impl Course<'_> {
 
     /// A step is done; the next is intended, unless somebody has cancelled the job meanwhile.
     pub(super) async fn record_done(&mut self, index: usize, output: Value) -> std::result::Result<(), Halt> {
+        self.record_over(index, output, &[], None).await
+    }
+
+    /// A step that clears up could not be done, which is left for later; the next is intended.
+    pub(super) async fn record_left(&mut self, index: usize, cause: &Error) -> std::result::Result<(), Halt> {
+        let cause = self.named(cause).await;
+        let text = format!("{}: {cause}; it is tried again", self.steps[index].name());
+        let left = self.steps[index].leaves();
+        self.record_over(index, Value::Null, &left, Some(text)).await
+    }
+
+    async fn record_over(
+        &mut self,
+        index: usize,
+        output: Value,
+        left: &[Leftover],
+        text: Option<String>,
+    ) -> std::result::Result<(), Halt> {
         let done = self.done(index, output);
         let next = self.intent(index + 1);
-        self.record("done", |job| {
+        self.record("done", left, |job| {
+            job.left.extend(text);
             let mut steps = vec![done];
             if job.cancel && !job.committed && next.is_some() {
                 turn(job, &Error::cancelled())?;
@@ -81,7 +100,7 @@ impl Course<'_> {
     pub(super) async fn record_turn(&mut self, at: Option<usize>, cause: &Error) -> std::result::Result<(), Halt> {
         let cause = &self.named(cause).await;
         let step = at.and_then(|index| self.again(index, StepState::Undoing, Some(cause)));
-        self.record("turn", |job| {
+        self.record("turn", &[], |job| {
             turn(job, cause)?;
             Ok(step.into_iter().collect())
         })
@@ -96,6 +115,7 @@ impl Course<'_> {
     ) -> std::result::Result<(), Halt> {
         let mut steps = Vec::new();
         let mut left = None;
+        let mut leftovers = Vec::new();
         let failure = match undone.and_then(|(_, failure)| failure) {
             Some(failure) => Some(self.named(failure).await),
             None => None,
@@ -104,12 +124,13 @@ impl Course<'_> {
             let failure = failure.as_ref();
             let state = if failure.is_some() { StepState::Stuck } else { StepState::Undone };
             let step = self.again(index, state, failure);
+            leftovers = failure.map_or_else(Vec::new, |_| self.steps[index].leaves());
             left = failure.zip(step.as_ref()).map(|(failure, step)| format!("{}: {failure}", step.name));
             steps.extend(step);
         }
         steps.extend(next.and_then(|index| self.again(index, StepState::Undoing, None)));
         let name = next.map(|index| format!("undoing: {}", self.steps[index].name()));
-        self.record("undone", |job| {
+        self.record("undone", &leftovers, |job| {
             job.left.extend(left);
             job.message = name.unwrap_or_default();
             Ok(steps)
@@ -122,7 +143,7 @@ impl Course<'_> {
         let cause = &self.named(cause).await;
         let step = self.again(index, StepState::Stuck, Some(cause));
         let left: Vec<String> = self.steps[index..].iter().map(|step| format!("not done: {}", step.name())).collect();
-        self.record("stuck", |job| {
+        self.record("stuck", &[], |job| {
             job.error = Some(failure(cause));
             job.left = left;
             Ok(step.into_iter().collect())
@@ -139,7 +160,11 @@ impl Course<'_> {
         let last = last.map(|(index, output)| self.done(index, output));
         let mut tx = self.engine.catalog.write().await?;
         let mut job = tx.job(self.job.id).await?;
-        let finished = self.kind.finish(&mut tx, &job, &self.outputs, outcome).await;
+        let mut states: Vec<StepState> = self.records.iter().map(|record| record.state).collect();
+        if let Some(state) = last.as_ref().and_then(|last| states.get_mut(usize::try_from(last.index).ok()?)) {
+            *state = StepState::Done;
+        }
+        let finished = self.kind.finish(&mut tx, &job, &self.outputs, &states, outcome).await;
         let result = match finished {
             Ok(result) => result,
             Err(e) => return Ok(Err(Halt::of(e)?)),
@@ -185,6 +210,7 @@ impl Course<'_> {
     async fn record(
         &mut self,
         what: &str,
+        left: &[Leftover],
         change: impl FnOnce(&mut Job) -> Result<Vec<JobStep>>,
     ) -> std::result::Result<(), Halt> {
         let mut tx = self.engine.catalog.write().await?;
@@ -192,6 +218,9 @@ impl Course<'_> {
         let steps = change(&mut job).map_err(Halt::Hopeless)?;
         for step in &steps {
             tx.put_step(step).await?;
+        }
+        for left in left {
+            tx.put_leftover(left).await?;
         }
         tx.update_job(&mut job).await?;
         tx.commit().await?;

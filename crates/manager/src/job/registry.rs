@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use keyframe_catalog::{Job, Transaction};
+use keyframe_catalog::{Job, StepState, Transaction};
 use keyframe_model::JobKind;
 use serde_json::Value;
 
@@ -48,7 +48,14 @@ impl Registry {
 pub(super) trait AnyKind: Send + Sync {
     fn as_any(&self) -> &dyn Any;
     fn steps(&self, plan: &Value) -> Result<Vec<Box<dyn Step>>>;
-    async fn finish(&self, tx: &mut Transaction, job: &Job, outputs: &Outputs, outcome: &Outcome) -> Result<Value>;
+    async fn finish(
+        &self,
+        tx: &mut Transaction,
+        job: &Job,
+        outputs: &Outputs,
+        states: &[StepState],
+        outcome: &Outcome,
+    ) -> Result<Value>;
 }
 
 struct Erased<K>(K);
@@ -73,8 +80,15 @@ impl<K: Kind> AnyKind for Erased<K> {
         Ok(self.0.steps(&Self::plan(plan)?))
     }
 
-    async fn finish(&self, tx: &mut Transaction, job: &Job, outputs: &Outputs, outcome: &Outcome) -> Result<Value> {
+    async fn finish(
+        &self,
+        tx: &mut Transaction,
+        job: &Job,
+        outputs: &Outputs,
+        states: &[StepState],
+        outcome: &Outcome,
+    ) -> Result<Value> {
         let plan = Self::plan(&job.plan)?;
-        self.0.finish(tx, &Ending { id: job.id, plan: &plan, outputs, outcome }).await
+        self.0.finish(tx, &Ending { id: job.id, plan: &plan, outputs, states, outcome }).await
     }
 }

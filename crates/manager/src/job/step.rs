@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use keyframe_catalog::Leftover;
 use serde_json::Value;
 
 use super::Context;
@@ -35,6 +36,18 @@ pub trait Step: Send + Sync {
     /// tried again.
     fn commits(&self) -> bool {
         false
+    }
+
+    /// It only clears away what the job has made or kept for its own use, and commits. If that cannot be done the job has
+    /// succeeded all the same, and what it [leaves](Step::leaves) is deleted later.
+    fn clears(&self) -> bool {
+        false
+    }
+
+    /// What may be left of it on the host when it can be neither done nor undone. It is deleted later, unless the catalog
+    /// refers to it.
+    fn leaves(&self) -> Vec<Leftover> {
+        Vec::new()
     }
 }
 

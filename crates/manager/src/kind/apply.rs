@@ -16,20 +16,20 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use keyframe_catalog::Transaction;
 use keyframe_model::agent::{
-    Bytes, Generation, JobId, MemoryState, Micros, Power, Quiesce, SnapshotId, StartFrom, StartVm, StopHow,
-    TakeInstant, Timestamp, VmId, VolumeRef,
+    Bytes, Generation, InstantReport, JobId, MemoryState, Micros, Power, Quiesce, SnapshotId, StartFrom, StartVm,
+    StopHow, TakeInstant, Timestamp, VmId, VolumeRef,
 };
 use keyframe_model::apply::{ApplyPlan, ApplyWish, DiskFate, MemoryUse, plan};
 use keyframe_model::memory::Loader;
 use keyframe_model::{
     Activity, JobKind, Name, Notice, Rest, Snapshot, SnapshotEvent, SnapshotKind, SnapshotOrigin, SnapshotState, Vm,
-    VmEvent, VmState,
+    VmEvent, VmState, numbered,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::hold::{hold_snapshot, leave_vm, rest_of, take_vm, vm_event};
+use super::hold::{PAUSED, hold_snapshot, leave_vm, rest_of, take_vm, vm_event};
 use super::snapshot_create::{instant_of, names, room};
 use super::step::{DeleteInstants, DeleteVolumes, Instant, Output, Pause, Revert, Start, Stop, outputs, power, report};
 use crate::agent::Agent;
@@ -94,6 +94,11 @@ impl ApplyJob {
         self.before.is_none() && self.plan.keep.is_none()
     }
 
+    /// The guest runs, or its host may let it go on at any time.
+    fn pauses(&self) -> bool {
+        matches!(self.before, Some(Rest::Running | Rest::Paused { .. })) && self.before != Some(PAUSED)
+    }
+
     /// A guest that is stopped does not come back as it was.
     fn cuts_off(&self) -> bool {
         matches!(self.before, Some(Rest::Running | Rest::Paused { .. })) && self.back.from == StartFrom::Cold
@@ -149,7 +154,7 @@ impl Kind for SnapshotApply {
         hold_snapshot(tx, job, &snapshot).await?;
         let plan = decide(&vm, &before.state, &snapshot, plan);
         if let Some(name) = &plan.plan.keep {
-            tx.insert_snapshot(&kept(&vm, &plan, name.clone(), job, order.keep_until())).await?;
+            tx.insert_snapshot(&kept(&vm, &plan, name.clone(), job, Some(order.keep_until()))).await?;
         }
         let title = format!("apply {} to {}", snapshot.name, vm.name);
         Ok(Begun { plan, title, vms: vec![vm.id], source: None, snapshot: Some(snapshot.id), template: None })
@@ -171,12 +176,10 @@ impl Kind for SnapshotApply {
             Stop { agent: agent(), vm, name: name.clone(), generation, how: StopHow::Hard, back, commits: false };
         let mut steps: Vec<Box<dyn Step>> = Vec::new();
         match plan.before {
-            Some(Rest::Running) => {
-                steps.push(Box::new(Pause { agent: agent(), vm, name, generation }));
-                steps.push(Box::new(instant));
-                steps.push(Box::new(stop));
-            }
-            Some(Rest::Paused { .. }) => {
+            Some(Rest::Running | Rest::Paused { .. }) => {
+                if plan.pauses() {
+                    steps.push(Box::new(Pause { agent: agent(), vm, name, generation }));
+                }
                 steps.push(Box::new(instant));
                 steps.push(Box::new(stop));
             }
@@ -191,7 +194,7 @@ impl Kind for SnapshotApply {
         }
         let volumes = plan.reverts.clone();
         let name = plan.snapshot_name.to_string();
-        steps.push(Box::new(Revert { agent: agent(), name, snapshot: plan.snapshot, volumes }));
+        steps.push(Box::new(Revert { agent: agent(), name, snapshot: plan.snapshot, vm, generation, volumes }));
         if let Some(wish) = &plan.start {
             steps.push(Box::new(Start { agent: agent(), vm, wish: wish.clone(), new: false }));
         }
@@ -199,10 +202,11 @@ impl Kind for SnapshotApply {
             let staying =
                 plan.instant.volumes.iter().filter(|v| !plan.plan.unreferenced.contains(v)).cloned().collect();
             let instants = vec![(plan.keep, staying)];
-            steps.push(Box::new(DeleteInstants { agent: agent(), instants, total: 1, before: 0 }));
+            steps.push(Box::new(DeleteInstants { agent: agent(), instants, total: 1, before: 0, clears: true }));
         }
         if !plan.plan.unreferenced.is_empty() {
-            steps.push(Box::new(DeleteVolumes { agent: agent(), volumes: plan.plan.unreferenced.clone() }));
+            let volumes = plan.plan.unreferenced.clone();
+            steps.push(Box::new(DeleteVolumes { agent: agent(), volumes, clears: true }));
         }
         steps
     }
@@ -210,24 +214,7 @@ impl Kind for SnapshotApply {
     async fn finish(&self, tx: &mut Transaction, job: &Ending<'_, ApplyJob>) -> Result<Value> {
         let plan = job.plan;
         let left = outputs(job.outputs, self.steps(plan).len());
-        if plan.plan.keep.is_some() {
-            let mut keep = tx.snapshot(plan.keep).await?;
-            match (report(&left), job.outcome) {
-                (_, Outcome::Undone { .. }) => {
-                    tx.delete_snapshots(plan.vm, &[plan.keep]).await?;
-                }
-                (Some(report), Outcome::Done | Outcome::Broken { .. }) => {
-                    keep.state = keep.after(&SnapshotEvent::Taken)?;
-                    keep.report = Some(report);
-                    tx.update_snapshot(&mut keep).await?;
-                }
-                (None, Outcome::Done | Outcome::Broken { .. }) => {
-                    let event = SnapshotEvent::Broke("it was not finished".to_owned());
-                    keep.state = keep.after(&event)?;
-                    tx.update_snapshot(&mut keep).await?;
-                }
-            }
-        }
+        finish_kept(tx, job, report(&left)).await?;
         let done = matches!(job.outcome, Outcome::Done);
         let rest = match (&plan.start, power(&left)) {
             (Some(_), Some(power)) => rest_of(&power),
@@ -257,6 +244,36 @@ impl Kind for SnapshotApply {
         .await?;
         Ok(result)
     }
+}
+
+/// What becomes of the instant of what was given up. One that stands for a state that could not be brought back is a snapshot,
+/// whether it was meant to be one or not.
+async fn finish_kept(tx: &mut Transaction, job: &Ending<'_, ApplyJob>, report: Option<InstantReport>) -> Result<()> {
+    let plan = job.plan;
+    // Its step leaves it alone if it is needed; it is undone after those that follow it.
+    let at = usize::from(plan.pauses() || plan.before.is_none());
+    let report = report.filter(|_| job.done(at) || job.stuck_after(at));
+    match (&plan.plan.keep, job.outcome, report) {
+        (None, Outcome::Done | Outcome::Undone { .. }, _) | (None, Outcome::Broken { .. }, None) => {}
+        (Some(_), Outcome::Undone { .. }, _) => {
+            tx.delete_snapshots(plan.vm, &[plan.keep]).await?;
+        }
+        (None, Outcome::Broken { .. }, Some(report)) => {
+            let vm = tx.vm(plan.vm).await?;
+            let name = numbered(&format!("before-{}", plan.snapshot_name), &names(tx, plan.vm).await?);
+            let keep = kept(&vm, plan, name, job.id, None);
+            let keep = Snapshot { state: keep.after(&SnapshotEvent::Taken)?, report: Some(report), ..keep };
+            tx.insert_snapshot(&keep).await?;
+        }
+        (Some(_), Outcome::Done | Outcome::Broken { .. }, report) => {
+            let mut keep = tx.snapshot(plan.keep).await?;
+            let broke = || SnapshotEvent::Broke("it was not finished".to_owned());
+            keep.state = keep.after(&report.as_ref().map_or_else(broke, |_| SnapshotEvent::Taken))?;
+            keep.report = report;
+            tx.update_snapshot(&mut keep).await?;
+        }
+    }
+    Ok(())
 }
 
 /// The machine's process was ended on the way.
@@ -313,7 +330,7 @@ fn decide(vm: &Vm, before: &VmState, snapshot: &Snapshot, plan: ApplyPlan) -> Ap
 }
 
 /// The automatic snapshot, while it is being taken.
-fn kept(vm: &Vm, plan: &ApplyJob, name: Name, job: JobId, until: Timestamp) -> Snapshot {
+fn kept(vm: &Vm, plan: &ApplyJob, name: Name, job: JobId, expires: Option<Timestamp>) -> Snapshot {
     Snapshot {
         id: plan.keep,
         vm: vm.id,
@@ -326,7 +343,7 @@ fn kept(vm: &Vm, plan: &ApplyJob, name: Name, job: JobId, until: Timestamp) -> S
         origin: SnapshotOrigin::BeforeApply { applied: plan.snapshot },
         parent: vm.current,
         created: Timestamp::now(),
-        expires: Some(until),
+        expires,
         locked: false,
         quiesce: Quiesce::No,
         hardware: vm.hardware.clone(),

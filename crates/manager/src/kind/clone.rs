@@ -1,7 +1,7 @@
 //! Making machines of another one: of a snapshot, of a template, or of a machine as it is now.
 //!
 //! ```text
-//!  (instant of the machine) ─► disks of each copy ─► start each ─► tell the guests ─► wait for memory ─► (delete the instant)
+//!  (instant of the machine) ─► disks of each copy ─► start each ─► tell the guests ─► (delete the instant)
 //! ```
 //! Copies share blocks with their source and depend on nothing: the source may be deleted the moment the job has ended.
 
@@ -22,9 +22,7 @@ use super::fresh::Random;
 use super::hold::{leave_new_vm, leave_vm, rest_before, rest_of, take_vm, vm_event};
 use super::snapshot_create::instant_of;
 use super::source::Source;
-use super::step::{
-    DeleteInstants, FixIdentities, Instant, Make, NewGuest, Output, Start, UNPLUGGED, WaitLoaded, notes, outputs,
-};
+use super::step::{DeleteInstants, FixIdentities, Instant, Make, NewGuest, Output, Start, UNPLUGGED, notes, outputs};
 use super::vm_create::FIRST;
 use crate::agent::Agent;
 use crate::job::{Begun, Ending, Kind, Outcome, Step};
@@ -173,12 +171,9 @@ impl Kind for CloneVm {
             steps.push(Box::new(FixIdentities { agent: agent(), guests, deadline: TELL }));
         }
         if let Some(taken) = &plan.instant {
-            if taken.memory.is_some() {
-                let vms = plan.copies.iter().map(|copy| copy.vm).collect();
-                steps.push(Box::new(WaitLoaded { agent: agent(), vms }));
-            }
+            // Whoever still reads its memory has a link of its own to it.
             let instants = vec![(taken.snapshot, taken.wish.volumes.clone())];
-            steps.push(Box::new(DeleteInstants { agent: agent(), instants, total: 1, before: 0 }));
+            steps.push(Box::new(DeleteInstants { agent: agent(), instants, total: 1, before: 0, clears: true }));
         }
         steps
     }

@@ -164,7 +164,7 @@ impl Kind for DiskDetach {
         }
         if plan.act.unreferenced {
             let volumes = vec![plan.disk.volume.clone()];
-            steps.push(Box::new(DeleteVolumes { agent: self.agent.clone(), volumes }));
+            steps.push(Box::new(DeleteVolumes { agent: self.agent.clone(), volumes, clears: true }));
         }
         steps
     }
@@ -203,6 +203,11 @@ impl Kind for DiskResize {
         check_disk_size(order.size)?;
         let vm = take_vm(tx, job, order.vm, order.expected, Activity::Reconfiguring).await?;
         let disk = found(&vm, order.disk)?;
+        if disk.firmware_variables {
+            let message =
+                format!("disk {} of {} holds the firmware's variables; its size is what it is", disk.name, vm.name);
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
         let plan = DiskPlan::new(&vm, disk, NewSize { to: order.size });
         let (disk, vm) = (&plan.disk, &vm.name);
         if order.size < disk.size {

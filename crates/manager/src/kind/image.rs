@@ -10,6 +10,7 @@ use keyframe_model::memory::Loader;
 use keyframe_model::{JobKind, Snapshot};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use super::hold::{check_generation, hold_snapshot};
 use super::step::{Output, notes, outputs};
@@ -19,6 +20,9 @@ use crate::{Error, ErrorKind, Result};
 
 /// An image is read faster than this many bytes a second, or something is wrong.
 const SLOWEST: u64 = 4 * Bytes::MIB;
+
+/// How long until a call is repeated that the host refuses because it is still at an earlier copy of it.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// Which snapshot.
 pub(crate) struct ImageOrder {
@@ -135,8 +139,14 @@ impl Step for Compress {
         "compress the memory".to_owned()
     }
 
-    async fn run(&self, _: &Context) -> Result<Value> {
-        Output::Memory(self.agent.compress_memory(self.snapshot).await?).value()
+    async fn run(&self, cx: &Context) -> Result<Value> {
+        loop {
+            match self.agent.compress_memory(self.snapshot).await {
+                // The host is still at the call of a manager that is no more.
+                Err(e) if e.kind == ErrorKind::Busy && !cx.cancelled() => sleep(AGAIN).await,
+                done => return Output::Memory(done?).value(),
+            }
+        }
     }
 
     async fn undo(&self, _: &Context) -> Result<()> {

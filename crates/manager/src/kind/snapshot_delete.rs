@@ -66,7 +66,7 @@ pub(crate) fn batches(agent: &Agent, instants: Vec<(SnapshotId, Vec<VolumeRef>)>
     let total = instants.len() as u64;
     let batch = |(index, some): (usize, &[(SnapshotId, Vec<VolumeRef>)])| {
         let before = (index * BATCH) as u64;
-        let step = DeleteInstants { agent: agent.clone(), instants: some.to_vec(), total, before };
+        let step = DeleteInstants { agent: agent.clone(), instants: some.to_vec(), total, before, clears: false };
         Box::new(step) as Box<dyn Step>
     };
     instants.chunks(BATCH).enumerate().map(batch).collect()
@@ -126,7 +126,8 @@ impl Kind for SnapshotDelete {
     fn steps(&self, plan: &SnapshotDeletePlan) -> Vec<Box<dyn Step>> {
         let mut steps = batches(&self.agent, plan.instants.clone());
         if !plan.unreferenced.is_empty() {
-            steps.push(Box::new(DeleteVolumes { agent: self.agent.clone(), volumes: plan.unreferenced.clone() }));
+            let (agent, volumes) = (self.agent.clone(), plan.unreferenced.clone());
+            steps.push(Box::new(DeleteVolumes { agent, volumes, clears: false }));
         }
         steps
     }

@@ -159,7 +159,7 @@ impl Kind for TemplateCreate {
         steps.push(Box::new(OwnInstant(instant(what, plan.own, &wish))));
         if let Some((snapshot, wish)) = &plan.source {
             let instants = vec![(*snapshot, wish.volumes.clone())];
-            steps.push(Box::new(DeleteInstants { agent: agent(), instants, total: 1, before: 0 }));
+            steps.push(Box::new(DeleteInstants { agent: agent(), instants, total: 1, before: 0, clears: true }));
         }
         steps
     }
@@ -260,8 +260,8 @@ impl Kind for TemplateDelete {
         let instants = vec![(plan.own, Vec::new())];
         let vm = as_vm(plan.template);
         vec![
-            Box::new(DeleteInstants { agent: agent(), instants, total: 1, before: 0 }),
-            Box::new(DeleteVolumes { agent: agent(), volumes: plan.volumes.clone() }),
+            Box::new(DeleteInstants { agent: agent(), instants, total: 1, before: 0, clears: false }),
+            Box::new(DeleteVolumes { agent: agent(), volumes: plan.volumes.clone(), clears: false }),
             Box::new(Forget { agent: agent(), vm, generation: FIRST }),
         ]
     }

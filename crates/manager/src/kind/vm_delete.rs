@@ -3,12 +3,12 @@
 use async_trait::async_trait;
 use keyframe_catalog::{Mode, Owner, Resource, Transaction};
 use keyframe_model::agent::{Generation, JobId, SnapshotId, StopHow, VmId, VolumeRef};
-use keyframe_model::{Activity, JobKind, Rest, Vm, VmEvent, VmState, delete};
+use keyframe_model::{Activity, JobKind, Rest, SnapshotEvent, SnapshotState, Vm, VmEvent, VmState, delete};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::hold::{leave_vm, take_vm, vm_event};
-use super::snapshot_delete::{batches, doomed_snapshots};
+use super::hold::{leave_vm, reason, take_vm, vm_event};
+use super::snapshot_delete::{all_snapshots, batches, doomed_snapshots};
 use super::step::{DeleteVolumes, Forget, Stop};
 use crate::agent::Agent;
 use crate::job::{Begun, Ending, Kind, Outcome, Step};
@@ -58,13 +58,18 @@ impl Kind for VmDelete {
         let before = tx.vm(order.vm).await?;
         unforced(&before, order.force)?;
         let vm = take_vm(tx, job, order.vm, order.expected, Activity::Deleting).await?;
-        let snapshots = doomed_snapshots(tx, vm.id, delete::Doomed::All).await?;
+        let mut snapshots = doomed_snapshots(tx, vm.id, delete::Doomed::All).await?;
         if let Some(refusal) = delete::objections(&snapshots).into_iter().next() {
             let message = format!("cannot delete {}: {}", vm.name, refusal.message);
             return Err(Error::new(refusal.kind.into(), message));
         }
         let locks: Vec<_> = snapshots.iter().map(|s| (Resource::Snapshot(s.id), Mode::Exclusive)).collect();
         tx.lock(job, &locks).await?;
+        // So that nobody locks one that is about to go. One that cannot be used stays what it is.
+        for snapshot in snapshots.iter_mut().filter(|snapshot| snapshot.state == SnapshotState::Ready) {
+            snapshot.state = snapshot.after(&SnapshotEvent::BeginDelete(job))?;
+            tx.update_snapshot(snapshot).await?;
+        }
         let owners = snapshots.iter().map(|s| Owner::Snapshot(s.id)).chain([Owner::Vm(vm.id)]);
         let volumes = tx.unreferenced_without(&owners.collect::<Vec<_>>()).await?;
         let instants = snapshots.iter().map(|snapshot| snapshot.id).collect();
@@ -90,7 +95,7 @@ impl Kind for VmDelete {
         let instants: Vec<_> = plan.instants.iter().map(|&id| (id, Vec::new())).collect();
         steps.extend(batches(&self.agent, instants));
         if !plan.volumes.is_empty() {
-            steps.push(Box::new(DeleteVolumes { agent: agent(), volumes: plan.volumes.clone() }));
+            steps.push(Box::new(DeleteVolumes { agent: agent(), volumes: plan.volumes.clone(), clears: false }));
         }
         steps.push(Box::new(Forget { agent: agent(), vm, generation }));
         steps
@@ -104,6 +109,17 @@ impl Kind for VmDelete {
                 tx.delete_vm(vm.id, vm.generation).await?;
             }
             Outcome::Undone { .. } | Outcome::Broken { .. } => {
+                // Of a machine that could not even be stopped nothing was deleted.
+                let event = match job.outcome {
+                    Outcome::Broken { cause, left } if job.done(0) => SnapshotEvent::Broke(reason(cause, left)),
+                    Outcome::Done | Outcome::Undone { .. } | Outcome::Broken { .. } => SnapshotEvent::DeleteUndone,
+                };
+                for mut snapshot in all_snapshots(tx, job.plan.vm).await?.into_values() {
+                    if matches!(snapshot.state, SnapshotState::Deleting { job: by } if by == job.id) {
+                        snapshot.state = snapshot.after(&event)?;
+                        tx.update_snapshot(&mut snapshot).await?;
+                    }
+                }
                 let event = vm_event(job.outcome, Rest::Stopped);
                 leave_vm(tx, job.plan.vm, event, |_| {}).await?;
             }

@@ -2,6 +2,7 @@
 
 mod image;
 mod kinds;
+mod leftovers;
 mod recovery;
 mod refusals;
 mod scale;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use keyframe_catalog::Leftover;
 use keyframe_model::JobKind;
 use keyframe_model::agent::JobId;
 use serde_json::Value;
@@ -150,5 +151,13 @@ impl Step for Wrapped {
 
     fn commits(&self) -> bool {
         self.inner.commits()
+    }
+
+    fn clears(&self) -> bool {
+        self.inner.clears()
+    }
+
+    fn leaves(&self) -> Vec<Leftover> {
+        self.inner.leaves()
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use keyframe_catalog::Leftover;
 use keyframe_model::agent::{Generation, SnapshotId, VmId, VolumeRef};
 use serde_json::Value;
 
@@ -21,6 +22,8 @@ pub(crate) struct DeleteInstants {
     /// How many there are in all the job's steps, and before this one.
     pub(crate) total: u64,
     pub(crate) before: u64,
+    /// They were for the job's own use.
+    pub(crate) clears: bool,
 }
 
 #[async_trait]
@@ -53,12 +56,26 @@ impl Step for DeleteInstants {
     fn commits(&self) -> bool {
         true
     }
+
+    fn clears(&self) -> bool {
+        self.clears
+    }
+
+    fn leaves(&self) -> Vec<Leftover> {
+        let left = |(snapshot, volumes): &(SnapshotId, Vec<VolumeRef>)| Leftover::Instant {
+            snapshot: *snapshot,
+            volumes: volumes.clone(),
+        };
+        self.instants.iter().filter(|_| self.clears).map(left).collect()
+    }
 }
 
 /// Deletes volumes with their snapshots.
 pub(crate) struct DeleteVolumes {
     pub(crate) agent: Agent,
     pub(crate) volumes: Vec<VolumeRef>,
+    /// The job's work is done without that.
+    pub(crate) clears: bool,
 }
 
 #[async_trait]
@@ -87,6 +104,14 @@ impl Step for DeleteVolumes {
 
     fn commits(&self) -> bool {
         true
+    }
+
+    fn clears(&self) -> bool {
+        self.clears
+    }
+
+    fn leaves(&self) -> Vec<Leftover> {
+        self.volumes.iter().filter(|_| self.clears).cloned().map(Leftover::Volume).collect()
     }
 }
 

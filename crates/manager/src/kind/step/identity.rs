@@ -12,9 +12,6 @@ use crate::agent::Agent;
 use crate::job::{Context, Step};
 use crate::{Error, ErrorKind, Result};
 
-/// How often a host is asked how much memory is still to be loaded.
-const LOOK: Duration = Duration::from_millis(100);
-
 /// What becomes of the network of a guest that may still have the addresses of another.
 pub(crate) const UNPLUGGED: &str = "its cables are out, because it may still go by its source's addresses; set them in the guest, \
                                     then plug them in with `keyframe nic plug`";
@@ -84,54 +81,9 @@ impl Step for FixIdentities {
     fn deadline(&self) -> Duration {
         Duration::from_secs(120) + self.deadline.into()
     }
-}
 
-/// Waits until machines need nothing any more of the image that they were resumed from.
-pub(crate) struct WaitLoaded {
-    pub(crate) agent: Agent,
-    pub(crate) vms: Vec<VmId>,
-}
-
-impl WaitLoaded {
-    async fn pending(&self, vm: VmId) -> Result<u64> {
-        match self.agent.vm(vm).await {
-            Ok(status) => Ok(status.memory_pending.0),
-            Err(e) if e.kind == ErrorKind::NotFound => Ok(0),
-            Err(e) => Err(e),
-        }
-    }
-}
-
-#[async_trait]
-impl Step for WaitLoaded {
-    fn name(&self) -> String {
-        "wait until all memory is loaded".to_owned()
-    }
-
-    async fn run(&self, cx: &Context) -> Result<Value> {
-        let mut most = 0;
-        loop {
-            let mut left = 0;
-            for &vm in &self.vms {
-                left += self.pending(vm).await?;
-            }
-            if left == 0 {
-                return Ok(Value::Null);
-            }
-            if cx.cancelled() {
-                return Err(crate::Error::cancelled());
-            }
-            most = left.max(most);
-            cx.progress(most - left, most);
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
-    async fn undo(&self, _: &Context) -> Result<()> {
-        Ok(())
-    }
-
-    fn deadline(&self) -> Duration {
-        Duration::from_secs(3600)
+    /// The guests run, and may have been used: nothing takes that back.
+    fn commits(&self) -> bool {
+        true
     }
 }

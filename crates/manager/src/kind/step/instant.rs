@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use keyframe_catalog::StepState;
+use keyframe_catalog::{Leftover, StepState};
 use keyframe_model::agent::{Bytes, InstantReport, MemoryState, SnapshotId, TakeInstant};
 use serde_json::Value;
 use tokio::time::{interval, sleep};
@@ -55,6 +55,17 @@ impl Instant {
         }
     }
 
+    /// Has the call ended rather than leave it alone: what the host has received and not begun would be taken after its undoing.
+    async fn call_off(&self, cx: &Context) -> std::convert::Infallible {
+        cx.until_cancelled().await;
+        loop {
+            if let Err(e) = self.agent.cancel_instant(self.snapshot).await {
+                tracing::debug!(error = &e as &dyn std::error::Error, "an instant is not called off");
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
     /// Reports how much memory is stored, forever.
     async fn watch(&self, cx: &Context) -> std::convert::Infallible {
         let mut ticks = interval(LOOK);
@@ -78,7 +89,7 @@ impl Step for Instant {
     async fn run(&self, cx: &Context) -> Result<Value> {
         tokio::select! {
             report = self.take() => Output::Instant(report?).value(),
-            () = cx.until_cancelled() => Err(Error::cancelled()),
+            never = self.call_off(cx) => match never {},
             never = self.watch(cx) => match never {},
         }
     }
@@ -108,5 +119,9 @@ impl Step for Instant {
 
     fn deadline(&self) -> Duration {
         instant_deadline(self.memory)
+    }
+
+    fn leaves(&self) -> Vec<Leftover> {
+        vec![Leftover::Instant { snapshot: self.snapshot, volumes: self.wish.volumes.clone() }]
     }
 }

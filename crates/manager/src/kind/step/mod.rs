@@ -14,7 +14,7 @@ use serde_json::Value;
 
 pub(crate) use delete::{DeleteInstants, DeleteVolumes, Forget};
 pub(crate) use disk::{AddDisk, RemoveDisk, Resize, SetLinks};
-pub(crate) use identity::{FixIdentities, NewGuest, UNPLUGGED, WaitLoaded};
+pub(crate) use identity::{FixIdentities, NewGuest, UNPLUGGED};
 pub(crate) use instant::Instant;
 pub(crate) use power::{Pause, Reset, Resume, Start, Stop, forget};
 pub(crate) use volume::{Make, Revert};

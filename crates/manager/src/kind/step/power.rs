@@ -151,7 +151,7 @@ impl Step for Stop {
 }
 
 macro_rules! act {
-    ($(#[$doc:meta])* $name:ident: $call:ident, undone by $undo:ident, $verb:literal, power $power:expr) => {
+    ($(#[$doc:meta])* $name:ident: $call:ident, undone by $undo:ident, $verb:literal, power $power:pat) => {
         $(#[$doc])*
         pub(crate) struct $name {
             pub(crate) agent: Agent,
@@ -172,7 +172,7 @@ macro_rules! act {
 
             async fn undo(&self, _: &Context) -> Result<()> {
                 let status = self.agent.vm(self.vm).await?;
-                if status.power == $power {
+                if matches!(status.power, $power) {
                     self.agent.$undo(self.vm, self.generation).await?;
                 }
                 Ok(())
@@ -182,12 +182,13 @@ macro_rules! act {
 }
 
 act!(
-    /// Lets the processors stand still; undone, they go on.
-    Pause: pause, undone by resume, "pause", power (Power::Paused { reason: PauseReason::Asked })
+    /// Lets the processors stand still; undone, they go on, unless they cannot.
+    Pause: pause, undone by resume, "pause",
+    power Power::Paused { reason: PauseReason::Asked | PauseReason::NoSpace | PauseReason::IoError }
 );
 act!(
     /// Lets the processors go on; undone, they stand still.
-    Resume: resume, undone by pause, "resume", power (Power::Running)
+    Resume: resume, undone by pause, "resume", power Power::Running
 );
 
 /// Presses the reset button, which nothing undoes.

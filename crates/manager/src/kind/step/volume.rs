@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use keyframe_model::agent::{CreateVolume, SnapshotId, VolumeInfo, VolumeRef, VolumeSource};
+use keyframe_catalog::Leftover;
+use keyframe_model::agent::{
+    CreateVolume, Generation, RevertVolume, SnapshotId, VmId, VolumeInfo, VolumeRef, VolumeSource,
+};
 use serde_json::Value;
 use tokio::time::sleep;
 
@@ -77,6 +80,10 @@ impl Step for Make {
         // An import reads a whole image at whatever speed its file system has.
         if image { Duration::from_secs(24 * 3600) } else { Duration::from_secs(120) }
     }
+
+    fn leaves(&self) -> Vec<Leftover> {
+        self.volumes.iter().map(|(volume, _)| Leftover::Volume(volume.clone())).collect()
+    }
 }
 
 /// Takes volumes to a snapshot.
@@ -85,8 +92,17 @@ pub(crate) struct Revert {
     /// For people.
     pub(crate) name: String,
     pub(crate) snapshot: SnapshotId,
+    pub(crate) vm: VmId,
+    pub(crate) generation: Generation,
     /// Each with the snapshot that takes it back again; absent for a volume that no machine uses.
     pub(crate) volumes: Vec<(VolumeRef, Option<SnapshotId>)>,
+}
+
+impl Revert {
+    async fn to(&self, volume: &VolumeRef, snapshot: SnapshotId) -> Result<()> {
+        let wish = RevertVolume { snapshot, vm: self.vm, generation: self.generation };
+        self.agent.revert_volume(volume, &wish).await
+    }
 }
 
 #[async_trait]
@@ -97,7 +113,7 @@ impl Step for Revert {
 
     async fn run(&self, _: &Context) -> Result<Value> {
         for (volume, _) in &self.volumes {
-            self.agent.revert_volume(volume, self.snapshot).await?;
+            self.to(volume, self.snapshot).await?;
         }
         Ok(Value::Null)
     }
@@ -105,7 +121,7 @@ impl Step for Revert {
     async fn undo(&self, _: &Context) -> Result<()> {
         for (volume, back) in self.volumes.iter().rev() {
             let Some(back) = back else { continue };
-            match self.agent.revert_volume(volume, *back).await {
+            match self.to(volume, *back).await {
                 Ok(()) => {}
                 Err(e) if e.kind == ErrorKind::NotFound => {
                     let message = format!("disk {volume} has lost its state before the job");
