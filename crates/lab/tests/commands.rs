@@ -155,17 +155,17 @@ fn devices(site: &Site) -> Result<()> {
         let disks = site.json(["disk", "list", "web"])?;
         disks.as_array().into_iter().flatten().find(|disk| disk["name"] == name).cloned().context("no such disk")
     };
-    site.run(["disk", "attach", "web", "size=8M,name=more", "--slot", "5"])?;
+    site.run(["disk", "attach", "web", "size=8M,name=more", "--slot", "3"])?;
     prints(
         site,
         &["disk", "list", "web"],
         "
 DISK  SLOT   SIZE  REFERENCED  SNAPSHOTS                                      VOLUME  REMARKS
 root     0  8 MiB         0 B          0  local/99999999-9999-9999-9999-999999999999
-more     5  8 MiB         0 B          0  local/99999999-9999-9999-9999-999999999999",
+more     3  8 MiB         0 B          0  local/99999999-9999-9999-9999-999999999999",
     )?;
     fails(site, &["disk", "attach", "web", "size=8M,name=more"], 1, "more")?;
-    fails(site, &["disk", "attach", "web", "size=8M", "--slot", "5"], 1, "5")?;
+    fails(site, &["disk", "attach", "web", "size=8M", "--slot", "3"], 1, "3")?;
     fails(site, &["disk", "attach", "web", "8M,fast"], 2, "read-only")?;
     site.run(["disk", "resize", "web", "more", "16M"])?;
     ensure!(volume("more")?["size"] == 16 << 20, "the catalog has another size: {}", volume("more")?);
