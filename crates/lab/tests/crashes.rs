@@ -92,6 +92,12 @@ fn play(site: &Site, vm: &Machine<'_>, round: u64) -> Result<()> {
     order.wait()?;
     site.wait_until_up()?;
     site.wait_until_at_rest()?;
+    // The manager hears of a death when it does.
+    site.wait_until(PATIENCE, || {
+        let (stopped, alive) = (vm.show()?["state"]["power"] == "stopped", vm.pid().is_ok_and(runs));
+        ensure!(stopped != alive, "the manager believes that it is {}", if stopped { "off" } else { "on" });
+        Ok(())
+    })?;
     let when = if under_way { "while it was under way" } else { "when it was over" };
     println!("round {round}: {victim:?} killed after {delay:?} {when}, at rest {:?} later", began.elapsed() - delay);
     // Jobs that replace or end the process may have gone forward.

@@ -88,7 +88,7 @@ const PLAYS: &[Play] = &[
         first: &[MORE, &["snapshot", "create", "web@new"], LESS],
         ..play("snapshot-delete", 2, "stopped", &["snapshot", "delete", "web@new"])
     },
-    play("clone", 5, "running", &["clone", "web", "--memory", "--name", "made", "--keep-identity"]),
+    play("clone", 4, "running", &["clone", "web", "--memory", "--name", "made", "--keep-identity"]),
     play("clone", 2, "running", &["clone", "web@start", "--name", "made", "--start"]),
     play("template-create", 4, "stopped", &["template", "create", "web", "--name", "mold"]),
     Play {
