@@ -104,13 +104,24 @@ pub(crate) fn down(output: &Output, args: &DownArgs) -> Result<()> {
     if args.vms {
         stop_machines(&client, &say)?;
     }
-    let left = client.list(&["vms"], &[("state", "running".into())], None).unwrap_or_default().len();
+    let left = machines_on(&client);
     daemon::end(&own_pid_file(&paths))?;
     match left {
-        0 => say("keyframe is down".into()),
-        1 => say("keyframe is down; one machine runs on, and pauses when it writes to its disks".into()),
-        left => say(format!("keyframe is down; {left} machines run on, and pause when they write to their disks")),
+        Err(e) => say(format!("keyframe is down; which machines run on is not known: {e:#}")),
+        Ok(0) => say("keyframe is down".into()),
+        Ok(1) => say("keyframe is down; one machine runs on, and pauses when it writes to its disks".into()),
+        Ok(left) => say(format!("keyframe is down; {left} machines run on, and pause when they write to their disks")),
     }
+}
+
+/// How many machines are not known to be off.
+fn machines_on(client: &Client) -> Result<usize> {
+    let mut on = 0;
+    for vm in client.list(&["vms"], &[], None)? {
+        let vm: VmView = typed(&vm)?;
+        on += usize::from(!matches!(vm.vm.state, VmState::At { rest: Rest::Stopped } | VmState::Gone));
+    }
+    Ok(on)
 }
 
 /// The machine when nothing is being done to it any more.

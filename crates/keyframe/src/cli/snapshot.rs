@@ -161,7 +161,7 @@ pub(crate) struct SnapshotCreateArgs {
     /// Have the guest agent make the file systems clean first
     #[arg(long, value_enum, num_args = 0..=1, default_value = "no", default_missing_value = "required")]
     pub(crate) quiesce: QuiesceName,
-    /// How long the guest agent may take, and the longest that writes may be held: 10ms to 60s [default: 5s]
+    /// How long the guest agent may take, 10ms to 60s; writes are held no longer, and never for more than 10s [default: 5s]
     #[arg(long, value_name = "TIME", value_parser = parse_span)]
     pub(crate) deadline: Option<Span>,
     /// For people

@@ -151,7 +151,7 @@ pub(crate) struct ManagerArgs {
     /// Where everything is kept [env: KEYFRAME_DATA]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) data: Option<PathBuf>,
-    /// Write the log to the terminal in colours rather than as lines for a file
+    /// Stay here and write the log to the terminal, instead of going into the background
     #[arg(long)]
     pub(crate) foreground: bool,
 }
