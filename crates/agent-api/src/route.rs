@@ -28,7 +28,7 @@
 //! | `POST /v1/vms/{vm}/link` | [`SetLink`](crate::SetLink) | |
 //! | `POST /v1/vms/{vm}/identity` | [`FixIdentity`](crate::FixIdentity) | [`FixedIdentity`](crate::FixedIdentity) |
 //! | `POST /v1/vms/{vm}/remove` | [`RemoveMachine`](crate::RemoveMachine) | |
-//! | `GET /v1/vms/{vm}/console` ([`OpenConsole`](crate::OpenConsole) in the query) | upgrade to `websocket` | binary frames, both ways |
+//! | `GET /v1/vms/{vm}/console` ([`OpenConsole`] in the query) | upgrade to `websocket` | binary frames, both ways |
 //! | `GET /v1/events` | | server-sent events, each a [`VmEvent`](crate::VmEvent) |
 
 use crate::{DiskId, OpenConsole, SnapshotId, VmId, VolumeRef};

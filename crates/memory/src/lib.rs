@@ -6,7 +6,7 @@
 //!                                             └─────▶ replay ──plain stream──▶ QEMU, running when its memory is there
 //! ```
 //!
-//! A program calls [`capture`] to make an image, [`serve::run`] or [`replay`] to give it back, and [`compress`] to make it
+//! A program calls [`capture`] to make an image, [`serve::Ready`] or [`replay`] to give it back, and [`compress`] to make it
 //! small. Everything blocks; the only threads are those of the page server. Knows no QMP: the caller tells QEMU when to
 //! send and when to listen. Why it is done this way is in `docs/design/0008-memory-images.md`, the bytes of an image are
 //! in `docs/memory-format.md`.

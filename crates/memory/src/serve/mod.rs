@@ -20,7 +20,7 @@
 //! discard something before it was told to listen (`loadvm_postcopy_handle_listen` otherwise ends in the state *discard*).
 //!
 //! If the server dies, the guest stops at the first page that is missing and is not lost: after `migrate-recover` another
-//! server goes on with [`recover`]. A device of the guest may be what waits, and QEMU's main loop with it; only a command that
+//! server goes on with [`Ready::recover`]. A device of the guest may be what waits, and QEMU's main loop with it; only a command that
 //! is sent out of band (`exec-oob`) is answered then. If the server dies before QEMU has run the package, QEMU ends; there is
 //! no guest yet to be lost.
 //!
