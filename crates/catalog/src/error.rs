@@ -79,6 +79,11 @@ impl Error {
             sqlx::Error::Database(e) if e.code().is_some_and(|code| code.starts_with("57P")) => {
                 (ErrorKind::Unavailable, format!("cannot {act}: the catalog's database is starting or stopping"))
             }
+            // SQLITE_FULL, and PostgreSQL's `disk_full`.
+            sqlx::Error::Database(e) if e.code().is_some_and(|code| code == "13" || code == "53100") => (
+                ErrorKind::Unavailable,
+                format!("cannot {act}: the disk that the catalog is on is full; make room there"),
+            ),
             _ => (ErrorKind::Unavailable, format!("cannot {act}: the catalog's database failed")),
         };
         Error::caused(kind, message, error)
@@ -90,5 +95,21 @@ impl Error {
             ErrorKind::Taken => Error { message: message(), ..self },
             _ => self,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{Connection, Executor};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_disk_is_called_that() {
+        let mut database = sqlx::SqliteConnection::connect("sqlite::memory:").await.expect("SQLite is built in");
+        database.execute("PRAGMA max_page_count = 2; CREATE TABLE t (x)").await.expect("there is room");
+        let full = database.execute("INSERT INTO t VALUES (zeroblob(100000))").await.expect_err("there is none");
+        let error = Error::database("add a machine", full);
+        assert!(error.message.ends_with("is full; make room there"), "{error}");
     }
 }

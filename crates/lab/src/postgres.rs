@@ -14,7 +14,7 @@ use crate::process::run_tool;
 /// however that comes.
 const SCRIPT: &str = r#"
 set -eu
-dir=$(mktemp -d -t keyframe-postgres.XXXXXX)
+dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 cd "$dir"
 "$1/initdb" -D "$dir/data" -A trust -U keyframe --no-sync --locale=C -E UTF8 >"$dir/log" 2>&1 || { cat "$dir/log" >&2; exit 1; }
