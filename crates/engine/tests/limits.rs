@@ -64,6 +64,32 @@ fn a_full_pool_refuses_writes_and_goes_on_after_a_deletion() {
 }
 
 #[test]
+fn guests_that_fill_a_pool_together_leave_its_reserve() {
+    for seed in 10..20 {
+        let disk = new_disk(seed);
+        let pool = live(&disk);
+        let names: Vec<_> = (0..4).map(|n| format!("v{n}")).collect();
+        for name in &names {
+            pool.create_volume(name, Bytes(64 << 20)).unwrap();
+        }
+        std::thread::scope(|scope| {
+            for name in &names {
+                let volume = pool.open_volume(name, Access::ReadWrite).unwrap();
+                scope.spawn(move || {
+                    let refused = (0..).find_map(|n| volume.write_at(&block_of(n), n * BLOCK).err()).unwrap();
+                    assert_eq!(refused.kind(), ErrorKind::NoSpace, "{refused}");
+                });
+            }
+        });
+        // What the last writes left must do for this, whatever each of them held for its next ones.
+        pool.checkpoint().unwrap();
+        pool.delete_volume("v0", false).unwrap();
+        pool.close().unwrap();
+        check_clean(&disk);
+    }
+}
+
+#[test]
 fn overwriting_a_nearly_full_pool_never_runs_out() {
     let disk = new_disk(2);
     let pool = live(&disk);

@@ -134,8 +134,10 @@ impl Core {
             let head = self.head(id)?;
             let hint = head.hint;
             let Some(run) = head.runs.front_mut() else {
+                // What is held for later writes never comes out of the reserve.
+                let want = OPEN_RUN.min(self.free_for_writes()).max(missing);
                 let mut runs = VecDeque::new();
-                let taken = self.space.take_runs(hint, OPEN_RUN.max(missing), &mut runs);
+                let taken = self.space.take_runs(hint, want, &mut runs);
                 if taken.is_err() || runs.is_empty() {
                     out.drain(..).for_each(|run| self.space.return_run(run));
                     taken?;
