@@ -90,6 +90,51 @@ fn guests_that_fill_a_pool_together_leave_its_reserve() {
 }
 
 #[test]
+fn a_storm_on_a_full_pool_is_refused_and_never_stops_it() {
+    for seed in 0..3u64 {
+        let disk = new_disk(100 + seed);
+        let pool = live(&disk);
+        for n in 0..8 {
+            pool.create_volume(&format!("v{n}"), Bytes(16 << 20)).unwrap();
+        }
+        std::thread::scope(|scope| {
+            for n in 0..8u64 {
+                let (pool, volume) = (&pool, pool.open_volume(&format!("v{n}"), Access::ReadWrite).unwrap());
+                scope.spawn(move || {
+                    let mut rng = Rng::new(seed * 100 + n);
+                    for round in 0..200 {
+                        let at = rng.below(volume.size().0 / 512 - 1024) * 512;
+                        let len = (rng.below(512) as usize + 1) * 512;
+                        let done = match rng.below(20) {
+                            0 => pool.snapshot(&[(format!("v{n}"), format!("s{round}"))]).map(drop),
+                            1 => volume.discard(at, len as u64),
+                            2 => volume.flush(),
+                            _ => volume.write_at(&vec![n as u8; len], at),
+                        };
+                        if let Err(e) = done {
+                            assert_eq!(e.kind(), ErrorKind::NoSpace, "{e}");
+                            if rng.below(3) == 0 {
+                                for gone in 0..round {
+                                    let deleted = pool.delete_snapshot(&format!("v{n}@s{gone}"));
+                                    // Deleting is what helps a full pool, so it is never refused for want of space.
+                                    assert!(
+                                        deleted.as_ref().err().is_none_or(|e| e.kind() == ErrorKind::NotFound),
+                                        "{deleted:?}"
+                                    );
+                                }
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        pool.checkpoint().unwrap();
+        pool.close().unwrap();
+        check_clean(&disk);
+    }
+}
+
+#[test]
 fn overwriting_a_nearly_full_pool_never_runs_out() {
     let disk = new_disk(2);
     let pool = live(&disk);
