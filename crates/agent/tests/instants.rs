@@ -325,6 +325,26 @@ fn what_the_guest_answered_is_told() {
 }
 
 #[test]
+fn a_guest_that_writes_on_is_not_believed_when_it_says_that_it_is_frozen() {
+    let dir = tempfile::tempdir().unwrap();
+    let stub = Arc::new(Stub::default());
+    let agent = start_with_pair(dir.path(), &stub);
+    let vm = stub.running();
+    let wish = |quiesce| TakeInstant { quiesce, deadline: Micros(500_000), ..wish(vm, false) };
+    let quiesced = |quiesce| take(&agent, SnapshotId::new(), &wish(quiesce));
+    beside_writer(&agent, |writer| {
+        assert_eq!(kind(quiesced(Quiesce::Required)), Some(FaultKind::Guest));
+        assert!(!stub.frozen.load(Ordering::SeqCst), "the guest is left frozen");
+        writer.wait_for(1);
+        let GuestAnswer::Failed { reason } = quiesced(Quiesce::Preferred).unwrap().guest else { panic!("believed") };
+        assert!(reason.contains("its disks are written to"), "{reason}");
+        assert!(!stub.frozen.load(Ordering::SeqCst), "the guest is left frozen");
+        writer.wait_for(1);
+    });
+    assert_eq!(quiesced(Quiesce::Required).unwrap().guest, GuestAnswer::Frozen { file_systems: 2 });
+}
+
+#[test]
 fn a_long_instant_can_be_cancelled_and_excludes_others() {
     let dir = tempfile::tempdir().unwrap();
     let stub = Arc::new(Stub::default());

@@ -12,8 +12,9 @@ use keyframe_lab::process::run_tool;
 use keyframe_lab::scratch;
 use keyframe_lab::site::{Site, SiteOptions};
 
-/// What the guest agent may take in these tests, and what a refusal may take besides.
+/// What a guest agent that does not answer may take in these tests, what one that does, and what a refusal may take besides.
 const DEADLINE: &str = "3s";
+const PATIENT: &str = "30s";
 const REFUSED_WITHIN: Duration = Duration::from_secs(20);
 
 #[test]
@@ -23,7 +24,7 @@ fn a_quiesced_snapshot_needs_no_journal_replay_and_an_agent_that_fails_leaves_no
     vm.expect(Mark::default(), Duration::from_secs(60), "the log's first records", |line| {
         keyframe_lab::machine::number_after("STAMP ", line).filter(|stamp| *stamp > 40)
     })?;
-    let clean = vm.snapshot("clean", &["--quiesce", "required"])?;
+    let clean = vm.snapshot("clean", &["--quiesce", "required", "--deadline", PATIENT])?;
     ensure!(clean["report"]["guest"]["answer"] == "frozen", "the guest was not frozen: {clean}");
     ensure!(clean["consistency"] == "filesystem", "not called consistent: {clean}");
     ensure!(vm.next_stamp().is_ok(), "the guest stays frozen");
@@ -31,18 +32,26 @@ fn a_quiesced_snapshot_needs_no_journal_replay_and_an_agent_that_fails_leaves_no
 
     // It takes every byte and answers none.
     vm.run("kill -STOP $(cat /run/qga.pid)")?;
-    fails_as_it_should(&site, &vm, "hangs", "does not answer")?;
+    fails_as_it_should(&site, &vm, "hangs", "does not answer", DEADLINE)?;
     vm.run("kill -CONT $(cat /run/qga.pid)")?;
-    let again = vm.snapshot("again", &["--quiesce", "required", "--deadline", "30s"])?;
+    let again = vm.snapshot("again", &["--quiesce", "required", "--deadline", PATIENT])?;
     ensure!(again["consistency"] == "filesystem", "not called consistent: {again}");
 
     vm.run("kill -KILL $(cat /run/qga.pid)")?;
-    fails_as_it_should(&site, &vm, "dead", "does not answer")?;
+    fails_as_it_should(&site, &vm, "dead", "does not answer", DEADLINE)?;
 
-    liar(&vm, "0 thawed", || fails_as_it_should(&site, &vm, "says-nothing-froze", "0, but it is not frozen"))?;
-    liar(&vm, "2 thawed", || fails_as_it_should(&site, &vm, "says-it-froze", "2, but it is not frozen"))?;
+    liar(&vm, "0 thawed", || fails_as_it_should(&site, &vm, "says-nothing-froze", "0, but it is not frozen", PATIENT))?;
+    liar(&vm, "2 thawed", || fails_as_it_should(&site, &vm, "says-it-froze", "2, but it is not frozen", PATIENT))?;
+    liar(&vm, "2 right", || {
+        // Several, so that on a busy host one of them is always heard.
+        let write = "dd if=/dev/zero of=/data/on$n bs=4k count=2000 oflag=direct conv=notrunc 2>/dev/null";
+        vm.run(&format!("for n in 1 2; do (while [ ! -e /run/end ]; do {write}; done; rm /data/on$n) & done"))?;
+        let judged = fails_as_it_should(&site, &vm, "says-all-that-is-right", "its disks are written to", PATIENT);
+        vm.run("touch /run/end; killall -KILL dd; while ls /data/on* >/dev/null 2>&1; do usleep 20000; done; sync")?;
+        judged
+    })?;
     vm.run("qemu-ga -d -m virtio-serial -p /dev/virtio-ports/org.qemu.guest_agent.0 -t /run -f /run/qga.pid")?;
-    let honest = vm.snapshot("honest", &["--quiesce", "required", "--deadline", "30s"])?;
+    let honest = vm.snapshot("honest", &["--quiesce", "required", "--deadline", PATIENT])?;
     ensure!(honest["consistency"] == "filesystem", "not called consistent: {honest}");
     vm.run("sync; touch /data/alive; sync")?;
 
@@ -53,16 +62,19 @@ fn a_quiesced_snapshot_needs_no_journal_replay_and_an_agent_that_fails_leaves_no
     journals(&site, &vm, "dead", true)
 }
 
-/// Answers every call at once: so many file systems frozen, as the first word says, in the state of the second.
+/// Answers every call at once: so many file systems frozen, as the first word says, in the state of the second, or in the one
+/// that they should be in.
 const LIAR: &str = r#"
+state=$2
 exec 3<>/dev/virtio-ports/org.qemu.guest_agent.0
 while :; do
     # The port reports end of file while nobody listens on the host.
     read -r line <&3 || { usleep 20000; continue; }
     case $line in
     *guest-sync*) printf '\377{"return":%s}\n' "$(echo "${line##*id}" | tr -dc 0-9)" >&3 ;;
-    *fsfreeze-freeze*) echo "{\"return\":$1}" >&3 ;;
-    *fsfreeze-status*) echo "{\"return\":\"$2\"}" >&3 ;;
+    *fsfreeze-freeze*) [ $2 != right ] || state=frozen; echo "{\"return\":$1}" >&3 ;;
+    *fsfreeze-thaw*) [ $2 != right ] || state=thawed; echo "{\"return\":$1}" >&3 ;;
+    *fsfreeze-status*) echo "{\"return\":\"$state\"}" >&3 ;;
     *) echo '{"return":0}' >&3 ;;
     esac
 done
@@ -78,10 +90,10 @@ fn liar(vm: &Machine<'_>, says: &str, meanwhile: impl FnOnce() -> Result<()>) ->
 }
 
 /// Required: refused in time. Preferred: taken all the same. The guest writes on after both.
-fn fails_as_it_should(site: &Site, vm: &Machine<'_>, name: &str, why: &str) -> Result<()> {
+fn fails_as_it_should(site: &Site, vm: &Machine<'_>, name: &str, why: &str, deadline: &str) -> Result<()> {
     let began = Instant::now();
     let target = vm.at("never");
-    let refused = site.refusal(["snapshot", "create", &target, "--quiesce", "required", "--deadline", DEADLINE])?;
+    let refused = site.refusal(["snapshot", "create", &target, "--quiesce", "required", "--deadline", deadline])?;
     let took = began.elapsed();
     println!("{name}: refused after {took:?}: {refused}");
     ensure!(took < REFUSED_WITHIN, "it took {took:?} to refuse");
@@ -89,7 +101,7 @@ fn fails_as_it_should(site: &Site, vm: &Machine<'_>, name: &str, why: &str) -> R
     ensure!(site.run(["snapshot", "show", &target]).is_err(), "there is a snapshot all the same");
     vm.run("sync; touch /data/alive; sync")?;
 
-    let taken = vm.snapshot(name, &["--quiesce", "preferred", "--deadline", DEADLINE])?;
+    let taken = vm.snapshot(name, &["--quiesce", "preferred", "--deadline", deadline])?;
     ensure!(taken["consistency"] == "crash", "it says more than is true: {taken}");
     let guest = &taken["report"]["guest"];
     ensure!(guest["answer"] == "failed" && guest["reason"].as_str().is_some_and(|why| !why.is_empty()), "why? {guest}");

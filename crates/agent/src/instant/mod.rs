@@ -190,8 +190,8 @@ impl Instants {
 
     fn shoot_on(&self, wish: &TakeInstant, disks: &Disks<'_>, power: &Power) -> Result<Shot> {
         let deadline = hold(wish);
-        let frozen = quiesce::freeze(&*self.hypervisor, wish, power)?;
         let gates = self.exports.gates(&wish.volumes);
+        let frozen = quiesce::freeze(&*self.hypervisor, wish, power, &gates)?;
         let mut cut = GatedCut::new(disks, gates, deadline);
         let result = cut.hold_and_cut();
         // Thawed before anything else is decided, however the cut went.

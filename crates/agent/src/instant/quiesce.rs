@@ -1,15 +1,27 @@
 //! Freezing a guest's file systems around an instant: what is asked, what the guest answered, and what that is worth.
+//!
+//! A guest's agent can say what it likes, but its writes come by here: only a guest whose disks fall silent after its answer
+//! is taken at its word.
 
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use keyframe_agent_api::{FaultKind, GuestAnswer, Power, Quiesce, TakeInstant, VmId};
+use keyframe_nbd::gate::GateSet;
 
 use crate::Result;
-use crate::fault::fault;
+use crate::fault::{fault, of_gate};
 use crate::hypervisor::Hypervisor;
 
 /// Beyond the deadlines of freezing and of holding writes, for the calls in between.
 const MARGIN: Duration = Duration::from_secs(5);
+
+/// Disks to which nothing was written for so long are silent.
+const SILENCE: Duration = Duration::from_millis(200);
+/// So long may programs write on which write past file systems, until they come to need one.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// A write that is heard is let go at once.
+const LONGEST_HOLD: Duration = Duration::from_secs(1);
 
 /// File systems that may be frozen.
 pub(super) struct Frozen<'a> {
@@ -20,7 +32,12 @@ pub(super) struct Frozen<'a> {
 }
 
 /// Freezes if that is wished. An error means that the instant is not to be taken, and nothing is frozen.
-pub(super) fn freeze<'a>(hypervisor: &'a dyn Hypervisor, wish: &TakeInstant, power: &Power) -> Result<Frozen<'a>> {
+pub(super) fn freeze<'a>(
+    hypervisor: &'a dyn Hypervisor,
+    wish: &TakeInstant,
+    power: &Power,
+    gates: &GateSet,
+) -> Result<Frozen<'a>> {
     let since = Instant::now();
     let deadline: Duration = wish.deadline.into();
     let answer = match wish.quiesce {
@@ -29,7 +46,7 @@ pub(super) fn freeze<'a>(hypervisor: &'a dyn Hypervisor, wish: &TakeInstant, pow
         Quiesce::Preferred | Quiesce::Required => {
             let hold = deadline.saturating_mul(2).saturating_add(MARGIN);
             match hypervisor.freeze(wish.vm, deadline, hold) {
-                Ok(file_systems) => GuestAnswer::Frozen { file_systems },
+                Ok(file_systems) => weigh(hypervisor, wish.vm, file_systems, gates)?,
                 Err(fault) => GuestAnswer::Failed { reason: fault.message },
             }
         }
@@ -49,6 +66,39 @@ impl Frozen<'_> {
             answer => (answer, Duration::ZERO),
         }
     }
+}
+
+/// What it is worth that a guest says that it has frozen its file systems. Thaws unless it is worth something.
+fn weigh(hypervisor: &dyn Hypervisor, vm: VmId, file_systems: u32, gates: &GateSet) -> Result<GuestAnswer> {
+    let silent = fall_silent(gates);
+    if let Ok(true) = silent {
+        return Ok(GuestAnswer::Frozen { file_systems });
+    }
+    if let Err(fault) = hypervisor.thaw(vm) {
+        tracing::warn!(%vm, "{fault}");
+    }
+    silent?;
+    let reason = format!(
+        "it says that it froze {file_systems}, but its disks are written to: it swaps, or uses a disk without a file system, \
+         or its agent does not do what it says"
+    );
+    Ok(GuestAnswer::Failed { reason })
+}
+
+/// Whether the writes end.
+fn fall_silent(gates: &GateSet) -> Result<bool> {
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until {
+        let (tell, heard) = channel();
+        // Nobody listens any more to those that come after the first.
+        let hold = gates.arm(LONGEST_HOLD, move || tell.send(()).unwrap_or(())).map_err(|error| of_gate(&error))?;
+        let heard = heard.recv_timeout(SILENCE);
+        drop(hold);
+        if heard == Err(RecvTimeoutError::Timeout) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Refuses an answer that is less than what was required.
