@@ -31,6 +31,8 @@ const ASK_AGENT: Duration = Duration::from_secs(3);
 const PRESS_AGAIN: Duration = Duration::from_secs(5);
 /// After a capture QEMU needs some milliseconds before it can go on.
 const SETTLE: Duration = Duration::from_secs(10);
+/// A process closes its monitor a moment before it is gone.
+const GOING: Duration = Duration::from_secs(1);
 
 pub(super) fn start(shared: &Arc<Shared>, slot: &Arc<Slot>, start: &Start<'_>) -> Result<()> {
     let _turn = slot.turn();
@@ -105,9 +107,9 @@ fn try_start(
         slot.ended();
         slot.place.sweep();
         tap::remove_all(start.machine);
-        match damage {
-            Some(why) => slot.fault(FaultKind::Corrupt, "load its memory", why),
-            None => fault,
+        match (damage, start.memory) {
+            (Some(why), Some(image)) => load::damaged(slot, image, &why),
+            _ => fault,
         }
     })
 }
@@ -201,7 +203,20 @@ fn bring_up(
     (start.going)()?;
     gone.set(true);
     slot.note(live, |record| record.wish = Wish::Running)?;
-    go_on(slot, live)
+    go_on(slot, live)?;
+    found_its_feet(slot, live)
+}
+
+/// A guest whose next page is damaged says nothing until its follower ends it.
+fn found_its_feet(slot: &Slot, live: &Live) -> Result<()> {
+    if live.record.lock().memory.is_none() {
+        return Ok(());
+    }
+    match status::ask(slot, live) {
+        Err(fault) if live.process.wait(GOING) => Err(fault),
+        // Whoever is only slow has begun, and cannot be taken back.
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// Lets the processors run; QEMU may need a moment after a capture.

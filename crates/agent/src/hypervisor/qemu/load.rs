@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use super::host::Host;
 use super::place::{Place, Ports, remove_file};
 use super::process::{self, Process};
+use super::qmp::QmpError;
 use super::{Live, Shared, Slot, command, helper};
 use crate::Result;
 use crate::hypervisor::{Cancel, Start};
@@ -30,6 +31,8 @@ use crate::hypervisor::{Cancel, Start};
 const LOAD: Duration = Duration::from_secs(60);
 /// How often QEMU is asked, for it does not say when devices are loaded.
 const ASK: Duration = Duration::from_millis(2);
+/// A device that waits for a page keeps QEMU from answering.
+const ANSWER: Duration = Duration::from_millis(250);
 /// The longest that a capture waits for memory that is still coming.
 const ALL_IN: Duration = Duration::from_secs(600);
 
@@ -198,6 +201,12 @@ pub(super) fn damage(place: &Place) -> Option<String> {
     fs::read_to_string(place.damage()).ok()
 }
 
+/// That, said of the image by the name that whoever asked knows.
+pub(super) fn damaged(slot: &Slot, image: &Path, why: &str) -> Fault {
+    let why = why.replace(&*slot.place.image().to_string_lossy(), &image.to_string_lossy());
+    slot.fault(FaultKind::Corrupt, "load its memory", why)
+}
+
 /// Where QEMU and a page server meet.
 pub(super) fn uri(place: &Place) -> Value {
     json!({ "uri": format!("unix:{}", place.memory().display()) })
@@ -281,15 +290,14 @@ fn wait_until_loaded(slot: &Slot, live: &Live, server: Option<&Process>) -> Resu
     loop {
         // Before the question, so that the last answer is newer than its end.
         let server_ended = server.is_some_and(Process::has_ended);
-        let state = match live.qmp.execute("query-status", json!({})) {
-            Ok(state) => state,
+        match live.qmp.execute_within("query-status", json!({}), ANSWER) {
+            Ok(state) if state["status"] != "inmigrate" => return Ok(()),
+            Ok(_) => {}
+            Err(QmpError::Silent { .. }) if !live.process.has_ended() => {}
             Err(_) if live.process.wait(Duration::from_secs(1)) => {
                 return failed(process::last_words(&slot.place.log()));
             }
             Err(e) => return Err(slot.monitor("load its memory")(e)),
-        };
-        if state["status"] != "inmigrate" {
-            return Ok(());
         }
         if server_ended {
             return failed(format!("its page server ended: {}", process::last_words(&slot.place.log())));

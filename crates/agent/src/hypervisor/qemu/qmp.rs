@@ -61,6 +61,8 @@ pub(super) struct Qmp {
 #[derive(Default)]
 struct State {
     greeting: Option<String>,
+    /// Commands that QEMU has not answered, whether anybody still waits for that or not; without those out of band.
+    open: HashSet<u64>,
     awaited: HashSet<u64>,
     replies: HashMap<u64, Result<Value, Refusal>>,
     events: VecDeque<Event>,
@@ -71,6 +73,9 @@ struct State {
 
 /// A reply takes milliseconds, unless QEMU's main loop waits for a disk or for a page.
 pub(super) const REPLY: Duration = Duration::from_secs(30);
+/// Of eight that wait QEMU takes in nothing more, not even what is out of band.
+const MOST_OPEN: usize = 6;
+const IN_BAND: &str = "execute";
 /// The longest line seen was a quarter of a megabyte (`query-qmp-schema`).
 const LONGEST_LINE: usize = 16 << 20;
 /// A capture makes about eight events.
@@ -123,7 +128,7 @@ impl Qmp {
 
     /// Runs one command and returns what it returns.
     pub(super) fn execute(&self, command: &str, arguments: Value) -> Result<Value, QmpError> {
-        self.send("execute", command, arguments, REPLY)
+        self.send(IN_BAND, command, arguments, REPLY)
     }
 
     /// The same with a patience of the caller's.
@@ -133,7 +138,7 @@ impl Qmp {
         arguments: Value,
         patience: Duration,
     ) -> Result<Value, QmpError> {
-        self.send("execute", command, arguments, patience)
+        self.send(IN_BAND, command, arguments, patience)
     }
 
     /// Runs a command that does not need QEMU's main loop, which may itself be waiting.
@@ -145,7 +150,19 @@ impl Qmp {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let line = format!("{}\n", json!({ how: command, "arguments": arguments, "id": id }));
         let until = Instant::now() + patience;
-        self.state.lock().awaited.insert(id);
+        let silent = || QmpError::Silent { command: command.into(), patience };
+        {
+            let mut state = self.state.lock();
+            while how == IN_BAND && state.open.len() == MOST_OPEN && state.closed.is_none() {
+                if self.arrived.wait_until(&mut state, until).timed_out() {
+                    return Err(silent());
+                }
+            }
+            state.awaited.insert(id);
+            if how == IN_BAND {
+                state.open.insert(id);
+            }
+        }
         let sent = {
             let _turn = self.sending.lock();
             (&self.stream).write_all(line.as_bytes())
@@ -167,7 +184,7 @@ impl Qmp {
             }
             if self.arrived.wait_until(&mut state, until).timed_out() {
                 state.awaited.remove(&id);
-                return Err(QmpError::Silent { command: command.into(), patience });
+                return Err(silent());
             }
         }
     }
@@ -207,9 +224,13 @@ impl Qmp {
         while let Some(line) = lines.next() {
             match message(&line?)? {
                 Message::Greeting { version } => state.greeting = Some(version),
-                // One that nobody waits for any more is dropped.
-                Message::Reply { id, outcome } if state.awaited.remove(&id) => drop(state.replies.insert(id, outcome)),
-                Message::Reply { .. } => {}
+                Message::Reply { id, outcome } => {
+                    state.open.remove(&id);
+                    // One that nobody waits for any more is dropped.
+                    if state.awaited.remove(&id) {
+                        state.replies.insert(id, outcome);
+                    }
+                }
                 Message::Event(event) => {
                     state.events.push_back(event);
                     if state.events.len() > EVENTS_KEPT {
@@ -290,5 +311,51 @@ impl Qmp {
             tracing::trace!("shut a monitor: {e}");
         }
         self.arrived.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_monitor_that_hangs_still_hears_what_is_out_of_band() {
+        const HANGS: Duration = Duration::from_millis(10);
+        let dir = tempfile::tempdir().expect("a folder");
+        let socket = dir.path().join("qmp");
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        let monitor = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().expect("it connects");
+            let say = |value: Value| writeln!(&stream, "{value}").expect("it listens");
+            say(json!({ "QMP": { "version": { "qemu": { "major": 10, "minor": 0, "micro": 0 } } } }));
+            let mut waiting = Vec::new();
+            for line in BufReader::new(&stream).lines().map_while(Result::ok) {
+                let asked: Value = serde_json::from_str(&line).expect("a command");
+                match asked["execute"].as_str() {
+                    Some("qmp_capabilities") => say(json!({ "return": {}, "id": asked["id"] })),
+                    Some(_) => waiting.push(asked["id"].clone()),
+                    None => {
+                        // As QEMU does: it has too much to do already.
+                        assert!(waiting.len() < 8, "{} wait", waiting.len());
+                        say(json!({ "return": {}, "id": asked["id"] }));
+                        waiting.drain(..).for_each(|id| say(json!({ "return": {}, "id": id })));
+                    }
+                }
+            }
+        });
+        let qmp = Qmp::connect(&socket, Instant::now() + REPLY).expect("a monitor");
+        let ask = || qmp.execute_within("query-status", json!({}), HANGS);
+        for _ in 0..20 {
+            assert!(matches!(ask(), Err(QmpError::Silent { .. })));
+        }
+        qmp.execute_oob("migrate-recover", json!({})).expect("it is answered");
+        // The others have been answered too, so that there is room again.
+        assert!(matches!(ask(), Err(QmpError::Silent { .. })));
+        assert_eq!(qmp.state.lock().open.len(), 1);
+        qmp.close();
+        monitor.join().expect("no panic");
     }
 }

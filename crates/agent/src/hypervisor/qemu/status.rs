@@ -35,15 +35,24 @@ pub(super) fn status(_shared: &Shared, slot: &Slot) -> Result<VmStatus> {
 
 /// What a running process does.
 pub(super) fn power(slot: &Slot, live: &Live) -> Result<Power> {
+    power_within(slot, live, PATIENCE)
+}
+
+/// The same with a patience of the caller's.
+pub(super) fn power_within(slot: &Slot, live: &Live, patience: Duration) -> Result<Power> {
     if let Some(covered) = &*slot.covered.lock() {
         return Ok(covered.clone());
     }
-    ask(slot, live)
+    ask_within(slot, live, patience)
 }
 
 /// The same, as QEMU says it.
 pub(super) fn ask(slot: &Slot, live: &Live) -> Result<Power> {
-    let ask = |command: &str| live.qmp.execute_within(command, json!({}), PATIENCE);
+    ask_within(slot, live, PATIENCE)
+}
+
+fn ask_within(slot: &Slot, live: &Live, patience: Duration) -> Result<Power> {
+    let ask = |command: &str| live.qmp.execute_within(command, json!({}), patience);
     let trouble = |e| match slot.monitor("ask what it does")(e) {
         fault if fault.kind == FaultKind::Conflict => slot.fault(FaultKind::Deadline, "ask what it does", fault),
         fault => fault,

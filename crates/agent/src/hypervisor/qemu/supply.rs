@@ -15,7 +15,7 @@ use super::{Live, Shared, Slot, load};
 use crate::Result;
 
 /// QEMU's main loop may itself wait for a page.
-const ASK: Duration = Duration::from_secs(5);
+const ASK: Duration = Duration::from_secs(1);
 /// Before the first try, and the longest between two.
 const FIRST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(15);
@@ -82,12 +82,13 @@ impl Supply {
             self.server = None;
             self.lose();
         }
-        if !self.lost || Instant::now() < self.next {
-            return Ok(());
-        }
         let act = "load the rest of its memory";
+        // Whatever QEMU says or does not say: no page comes any more.
         if let Some(why) = load::damage(&slot.place) {
             return Err(slot.fault(FaultKind::Corrupt, act, why));
+        }
+        if !self.lost || Instant::now() < self.next {
+            return Ok(());
         }
         let left = load::pending(&slot.place);
         if left < self.left {

@@ -110,7 +110,9 @@ impl Follower {
                 slot.ended();
                 Power::Off
             } else {
-                match status::power(&slot, &live) {
+                // One that waits for a page says nothing, and whoever is here has to see that it comes.
+                let patience = if self.is_loading() { SUPPLY } else { SILENT };
+                match status::power_within(&slot, &live, patience) {
                     Ok(power) => self.mend.settle(&slot, &live, power),
                     Err(_) => {
                         self.mend.later(SILENT);
