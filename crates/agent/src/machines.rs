@@ -167,13 +167,15 @@ impl Machines {
         self.status(vm)
     }
 
-    /// Pauses, resumes, or resets it.
+    /// Pauses, resumes, or resets it; a reset once for each generation.
     pub fn act(&self, vm: VmId, call: &VmCall, act: Act) -> Result<VmStatus> {
         let turn = self.turns.take(vm, call.generation)?;
         match act {
             Act::Pause => self.hypervisor.pause(vm),
             Act::Resume => turn.runs().and_then(|()| self.hypervisor.resume(vm)),
-            Act::Reset => self.hypervisor.reset(vm),
+            // A guest that boots already is not interrupted by the repetition of that call.
+            Act::Reset if turn.was_reset_by(call.generation)? => Ok(()),
+            Act::Reset => self.hypervisor.reset(vm).and_then(|()| turn.reset(call.generation)),
         }?;
         self.status(vm)
     }

@@ -24,6 +24,9 @@ struct Seen {
     /// Since then its guest may have run.
     #[serde(default)]
     ran: bool,
+    /// The generation of the call that last reset it.
+    #[serde(default)]
+    reset: Option<Generation>,
 }
 
 /// The turns of all machines.
@@ -134,6 +137,16 @@ impl Turn<'_> {
     /// Remembers that the guest runs, before it does: from then on its disks move away from the memory it began with.
     pub fn runs(&self) -> Result<()> {
         self.turns.change(self.vm, |seen| Seen { ran: true, ..seen })
+    }
+
+    /// Whether the call of this generation has reset the machine already.
+    pub fn was_reset_by(&self, generation: Generation) -> Result<bool> {
+        self.turns.seen(self.vm).map(|seen| seen.reset == Some(generation))
+    }
+
+    /// Remembers which call reset the machine, after it did.
+    pub fn reset(&self, generation: Generation) -> Result<()> {
+        self.turns.change(self.vm, |seen| Seen { reset: Some(generation), ..seen })
     }
 
     /// Forgets the machine.

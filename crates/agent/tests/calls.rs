@@ -183,6 +183,24 @@ fn has_run_and_ended(socket: &Path, stub: &Stub) {
 }
 
 #[test]
+fn the_reset_button_is_pressed_once_for_each_call_however_often_it_arrives() {
+    let dir = tempfile::tempdir().unwrap();
+    let stub = Arc::new(Stub::default());
+    let agent = start(dir.path(), &stub);
+    let reset = |agent: &keyframe_agent::testing::TestAgent, vm: VmId, generation: i64| {
+        let call = VmCall { generation: Generation(generation) };
+        good::<VmStatus>(&agent.socket(), "POST", &route::vm_act(vm, "reset"), Some(&call));
+        stub.resets.load(std::sync::atomic::Ordering::SeqCst)
+    };
+    let (one, other) = (stub.running(), stub.running());
+    assert_eq!((reset(&agent, one, 5), reset(&agent, one, 5)), (1, 1));
+    assert_eq!(reset(&agent, other, 5), 2);
+    agent.crash();
+    let agent = start(dir.path(), &stub);
+    assert_eq!((reset(&agent, one, 5), reset(&agent, one, 6)), (2, 3));
+}
+
+#[test]
 fn instants_over_the_socket() {
     let dir = tempfile::tempdir().unwrap();
     let stub = Arc::new(Stub::default());

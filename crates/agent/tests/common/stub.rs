@@ -28,6 +28,7 @@ pub(crate) struct Stub {
     pub(crate) endless: AtomicBool,
     pub(crate) captures: AtomicU64,
     pub(crate) compresses: AtomicU64,
+    pub(crate) resets: AtomicU64,
 }
 
 fn fault(kind: FaultKind, text: &str) -> Fault {
@@ -90,6 +91,7 @@ impl Hypervisor for Stub {
         Ok(())
     }
     fn reset(&self, _: VmId) -> Result<()> {
+        self.resets.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
     fn add_disk(&self, _: VmId, _: &DiskSlot, _: &BlockAddress) -> Result<()> {
