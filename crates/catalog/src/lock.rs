@@ -1,6 +1,8 @@
 //! Locks that jobs hold on what they work with, until they end: one job at a time changes a machine, while any number may
 //! copy from one snapshot, and nobody deletes it meanwhile. Nobody waits for a lock.
 
+use std::collections::BTreeSet;
+
 use keyframe_agent_api::{JobId, SnapshotId, TemplateId, VmId};
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +14,8 @@ use crate::{Error, ErrorKind, Result, Transaction};
 pub enum Resource {
     /// A machine.
     Vm(VmId),
+    /// A machine's snapshots and list of disks: its process is nobody's business who has only this.
+    Tree(VmId),
     /// A snapshot.
     Snapshot(SnapshotId),
     /// A template.
@@ -32,6 +36,7 @@ impl Resource {
     fn columns(self) -> (&'static str, String) {
         match self {
             Resource::Vm(id) => ("vm", id.to_string()),
+            Resource::Tree(id) => ("tree", id.to_string()),
             Resource::Snapshot(id) => ("snapshot", id.to_string()),
             Resource::Template(id) => ("template", id.to_string()),
         }
@@ -42,6 +47,7 @@ impl std::fmt::Display for Resource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Resource::Vm(id) => write!(f, "machine {id}"),
+            Resource::Tree(id) => write!(f, "the snapshot tree of {id}"),
             Resource::Snapshot(id) => write!(f, "snapshot {id}"),
             Resource::Template(id) => write!(f, "template {id}"),
         }
@@ -82,6 +88,7 @@ impl Transaction {
     async fn name_of(&mut self, resource: Resource) -> Result<String> {
         Ok(match resource {
             Resource::Vm(id) => format!("machine {}", self.vm(id).await?.name),
+            Resource::Tree(id) => format!("the snapshot tree of {}", self.vm(id).await?.name),
             Resource::Snapshot(id) => format!("snapshot {}", self.snapshot(id).await?.name),
             Resource::Template(id) => format!("template {}", self.template(id).await?.name),
         })
@@ -93,6 +100,12 @@ impl Transaction {
         let sql = "SELECT job, mode FROM locks WHERE resource_kind = $1 AND resource = $2 ORDER BY job";
         let rows = self.rows("look for locks", sql, args![kind, id]).await?;
         rows.iter().map(|row| Ok((row.parsed("job")?, unword(row.text("mode")?, "a lock")?))).collect()
+    }
+
+    /// The machines whose trees jobs hold.
+    pub async fn held_trees(&mut self) -> Result<BTreeSet<VmId>> {
+        let sql = "SELECT resource FROM locks WHERE resource_kind = 'tree'";
+        self.rows("look for locks", sql, args![]).await?.iter().map(|row| row.parsed("resource")).collect()
     }
 
     /// Lets go of all locks of a job.

@@ -54,6 +54,22 @@ impl Activity {
         }
     }
 
+    /// Whether it needs the machine's snapshots and list of disks to stay what they are. Snapshots are deleted beside whatever
+    /// does not, and beside nothing else.
+    pub const fn holds_tree(self) -> bool {
+        match self {
+            Activity::Starting | Activity::Stopping | Activity::Pausing | Activity::Resuming | Activity::Resetting => {
+                false
+            }
+            Activity::Creating
+            | Activity::Snapshotting
+            | Activity::Applying
+            | Activity::Cloning
+            | Activity::Reconfiguring
+            | Activity::Deleting => true,
+        }
+    }
+
     /// Why a machine at rest does not allow it, with the way out.
     fn objection(self, rest: Rest) -> Option<&'static str> {
         match (self, rest) {
@@ -112,9 +128,10 @@ impl Vm {
         }
     }
 
-    /// All that may begin now.
-    pub fn allowed(&self) -> Vec<Activity> {
-        Activity::ALL.into_iter().filter(|&activity| self.allows(activity).is_ok()).collect()
+    /// All that may begin now; `deleting` says whether snapshots of it are being deleted.
+    pub fn allowed(&self, deleting: bool) -> Vec<Activity> {
+        let may = |activity: &Activity| self.allows(*activity).is_ok() && !(deleting && activity.holds_tree());
+        Activity::ALL.into_iter().filter(may).collect()
     }
 
     /// The state after the event.

@@ -95,6 +95,10 @@ async fn locks_exclude(place: Place) {
     tx.unlock(a.id).await.unwrap();
     tx.lock(b.id, &[(source, Mode::Exclusive), (vm, Mode::Shared)]).await.unwrap();
     assert_eq!(tx.holders(source).await.unwrap(), [(b.id, Mode::Exclusive)]);
+    let tree = VmId::new();
+    tx.lock(b.id, &[(Resource::Tree(tree), Mode::Exclusive)]).await.unwrap();
+    assert_eq!(tx.held_trees().await.unwrap(), [tree].into());
+    assert_eq!(tx.holders(Resource::Vm(tree)).await.unwrap(), [], "its process is another matter");
     tx.commit().await.unwrap();
     let mut tx = place.catalog.write().await.unwrap();
     tx.lock(JobId::new(), &[(Resource::Vm(VmId::new()), Mode::Shared)]).await.unwrap();

@@ -31,7 +31,15 @@ impl Manager {
         let (name, search) = (filter.name.clone(), filter.search.clone());
         let mut tx = self.catalog.read().await?;
         let found = tx.vms(&keyframe_catalog::VmFilter { name, search, phase }, &wanted(page)?).await?;
-        let mut page = answer(found, |vm| vm.id.to_string(), |vm| view(vm, None));
+        let held_trees = tx.held_trees().await?;
+        let mut page = answer(
+            found,
+            |vm| vm.id.to_string(),
+            |vm| {
+                let deleting = held_trees.contains(&vm.id);
+                view(vm, None, deleting)
+            },
+        );
         if filter.space {
             for view in &mut page.items {
                 let (held, memory) = held(&mut tx, view.vm.id).await?;
@@ -48,6 +56,7 @@ impl Manager {
         let vm = tx.vm(vm).await?;
         let count = u32::try_from(tx.count_snapshots(vm.id).await?).unwrap_or(u32::MAX);
         let (held, memory) = held(&mut tx, vm.id).await?;
+        let deleting = tx.held_trees().await?.contains(&vm.id);
         let current_name = match vm.current {
             Some(current) => Some(tx.snapshot(current).await?.name),
             None => None,
@@ -56,7 +65,7 @@ impl Manager {
         // A view without what the host says is better than none.
         let status = self.agent.vm(vm.id).await.ok();
         let space = space::of_vm(&self.agent, &vm, held, memory).await.ok();
-        Ok(VmView { snapshots: Some(count), current_name, space, ..view(vm, status) })
+        Ok(VmView { snapshots: Some(count), current_name, space, ..view(vm, status, deleting) })
     }
 
     /// A machine by its identifier or its name.
@@ -141,8 +150,9 @@ impl Manager {
             tx.update_vm(&mut now).await?;
         }
         if wish.cpus.is_none() && wish.memory.is_none() && wish.nics.is_none() {
+            let deleting = tx.held_trees().await?.contains(&vm);
             tx.commit().await?;
-            return Ok(Outcome::Done(view(now, None)));
+            return Ok(Outcome::Done(view(now, None, deleting)));
         }
         now.allows(Activity::Reconfiguring)?;
         let nics = wish.nics.as_ref().map(|wished| nics(&now.hardware.nics, wished)).transpose()?;
@@ -264,8 +274,8 @@ fn phase(state: &str) -> Result<VmPhase> {
     })
 }
 
-/// A machine as callers see it.
-pub(super) fn view(vm: Vm, status: Option<VmStatus>) -> VmView {
+/// A machine as callers see it; `deleting` says whether snapshots of it are being deleted.
+fn view(vm: Vm, status: Option<VmStatus>, deleting: bool) -> VmView {
     let mut notices = Vec::new();
     if let Some(status) = &status {
         if status.emulated && matches!(vm.state, VmState::At { .. }) {
@@ -279,5 +289,5 @@ pub(super) fn view(vm: Vm, status: Option<VmStatus>) -> VmView {
     if let VmState::Error { reason } = &vm.state {
         notices.push(format!("in error: {reason}; stop it, apply a snapshot to it, or delete it"));
     }
-    VmView { allowed: vm.allowed(), vm, snapshots: None, current_name: None, status, space: None, notices }
+    VmView { allowed: vm.allowed(deleting), vm, snapshots: None, current_name: None, status, space: None, notices }
 }

@@ -32,7 +32,7 @@ pub(crate) async fn take_vm(
     let mut vm = tx.vm(vm).await?;
     check_generation(vm.name.as_str(), vm.generation, expected)?;
     vm.state = vm.after(&VmEvent::Begin { activity, job })?;
-    hold_vm(tx, job, &mut vm).await?;
+    hold_vm(tx, job, &mut vm, activity).await?;
     Ok(vm)
 }
 
@@ -40,13 +40,16 @@ pub(crate) async fn take_vm(
 pub(crate) async fn take_idle_vm(tx: &mut Transaction, job: JobId, vm: VmId, activity: Activity) -> Result<Vm> {
     let mut vm = tx.vm(vm).await?;
     vm.state = VmState::Busy { from: Some(Rest::Stopped), activity, job };
-    hold_vm(tx, job, &mut vm).await?;
+    hold_vm(tx, job, &mut vm, activity).await?;
     Ok(vm)
 }
 
-async fn hold_vm(tx: &mut Transaction, job: JobId, vm: &mut Vm) -> Result<()> {
+async fn hold_vm(tx: &mut Transaction, job: JobId, vm: &mut Vm, activity: Activity) -> Result<()> {
     tx.update_vm(vm).await?;
     tx.lock(job, &[(Resource::Vm(vm.id), Mode::Exclusive)]).await?;
+    if activity.holds_tree() {
+        tx.lock(job, &[(Resource::Tree(vm.id), Mode::Exclusive)]).await?;
+    }
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Deleting one snapshot, a subtree, or all of a machine.
 //!
-//! The machine may run; it only keeps others from changing its tree meanwhile. Children of what goes move up, and so does
-//! the current pointer. A volume that only the deleted held goes as well.
+//! The machine may run, and be started and stopped; only its tree and its list of disks stay what they are meanwhile. Children
+//! of what goes move up, and so does the current pointer. A volume that only the deleted held goes as well.
 
 use std::collections::BTreeMap;
 
@@ -103,11 +103,13 @@ impl Kind for SnapshotDelete {
         if let Some(refusal) = delete::objections(&snapshots).into_iter().next() {
             return Err(Error::new(refusal.kind.into(), format!("cannot {title}: {}", refusal.message)));
         }
-        if let keyframe_model::VmState::Busy { activity, job, .. } = &vm.state {
+        if let keyframe_model::VmState::Busy { activity, job, .. } = &vm.state
+            && activity.holds_tree()
+        {
             let message = format!("cannot {title}: {} is {}; wait for job {job}", vm.name, activity.participle());
             return Err(Error::new(ErrorKind::Busy, message));
         }
-        let mut locks = vec![(Resource::Vm(vm.id), Mode::Exclusive)];
+        let mut locks = vec![(Resource::Tree(vm.id), Mode::Exclusive)];
         locks.extend(snapshots.iter().map(|s| (Resource::Snapshot(s.id), Mode::Exclusive)));
         tx.lock(job, &locks).await?;
         for snapshot in &mut snapshots {

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use keyframe_agent::array::fake::When as ArrayWhen;
 use keyframe_agent::hypervisor::fake::{Mood, When};
+use keyframe_agent::testing::TestAgent;
 use keyframe_model::agent::{FaultKind, VmId};
-use keyframe_model::{JobState, Rest, SnapshotKind, VmState};
+use keyframe_model::{Activity, JobState, Rest, SnapshotKind, VmState};
 
-use super::site::{LIMITS, Site, call, caller, done, ended, job, make, snap, wish};
+use super::site::{LIMITS, Site, call, caller, done, ended, job, make, refused, snap, wish};
 use crate::job::Limits;
-use crate::request::{Apply, SnapshotCreate, StartRequest, StopRequest};
-use crate::{Config, Manager, reconcile};
+use crate::request::{Apply, PageRequest, SnapshotCreate, SnapshotDelete, StartRequest, StopRequest, VmFilter};
+use crate::{Config, ErrorKind, Manager, reconcile};
 
 const HARD: StopRequest = StopRequest { hard: true, never_hard: false, deadline: None };
 
@@ -92,6 +93,41 @@ async fn the_plug_can_be_pulled_while_a_guest_is_asked_to_power_off() {
     done(&manager, manager.stop_vm(&call(), vm, HARD).await.unwrap().id).await;
     assert_eq!(ended(&manager, asked.id).await.state, JobState::Succeeded, "it is off, as was asked");
     assert_eq!(state(&manager, vm).await, VmState::At { rest: Rest::Stopped });
+    manager.stop().await;
+}
+
+/// Who deletes snapshots needs the tree, not the process; and what may be done says the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_power_of_a_machine_is_free_while_its_snapshots_are_deleted() {
+    let site = Site::new(false).await;
+    let manager = site.manager().await;
+    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm.id;
+    let one = snap(&manager, vm, "one", SnapshotKind::Disk).await;
+    snap(&manager, vm, "two", SnapshotKind::Disk).await;
+    for nth in 1..1000 {
+        let fail = |agent: &TestAgent| {
+            agent.array("fake").faults().fail("delete-snapshot", nth, ArrayWhen::Before, FaultKind::Busy);
+        };
+        site.with_agent(fail);
+    }
+    let doomed = job(manager.delete_snapshot(&call(), one, SnapshotDelete::default()).await.unwrap());
+    let listed = manager.list_vms(&caller(), &VmFilter::default(), &PageRequest::default()).await.unwrap();
+    for view in [manager.vm(&caller(), vm).await.unwrap(), listed.items[0].clone()] {
+        assert_eq!(view.allowed, [Activity::Stopping, Activity::Pausing, Activity::Resetting]);
+    }
+    let error = refused(manager.create_snapshot(&call(), vm, SnapshotCreate::default()).await);
+    let says = format!("the snapshot tree of web is being used by job {doomed}; wait for it");
+    assert_eq!((error.kind, error.message), (ErrorKind::Busy, says));
+    done(&manager, manager.stop_vm(&call(), vm, HARD).await.unwrap().id).await;
+    assert!(site.fake.machine(vm).is_none(), "it runs");
+    let started = manager.start_vm(&call(), vm, StartRequest::default()).await.unwrap();
+    done(&manager, started.id).await;
+    assert!(!manager.job(&caller(), doomed).await.unwrap().state.ended(), "this is no test");
+    site.with_agent(|agent| agent.array("fake").faults().clear());
+    done(&manager, doomed).await;
+    assert_eq!(manager.tree(&caller(), vm, false).await.unwrap().nodes.len(), 1);
+    let allowed = manager.vm(&caller(), vm).await.unwrap().allowed;
+    assert!(allowed.contains(&Activity::Snapshotting), "{allowed:?}");
     manager.stop().await;
 }
 

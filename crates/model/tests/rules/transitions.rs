@@ -77,6 +77,22 @@ fn a_machine() {
     check("vm.txt", &table);
 }
 
+#[test]
+fn a_machine_whose_snapshots_are_deleted() {
+    let states = rests().into_iter().map(|rest| VmState::At { rest });
+    let error = VmState::Error { reason: "a disk is lost".to_owned() };
+    let mut table = String::new();
+    for state in states.chain([error, VmState::Gone]) {
+        for (deleting, word) in [(false, "nothing else"), (true, "deleting snapshots")] {
+            let allowed = vm(state.clone(), Vec::new()).allowed(deleting);
+            let words: Vec<String> = allowed.iter().map(|activity| format!("{activity:?}")).collect();
+            let words = if words.is_empty() { "none".to_owned() } else { words.join(", ") };
+            line(&mut table, &vm_state(&state), word, Ok(words));
+        }
+    }
+    check("allowed.txt", &table);
+}
+
 /// What a job needs at its end: whatever it did, the machine comes to rest.
 #[test]
 fn a_busy_machine_always_comes_to_rest() {
@@ -105,7 +121,7 @@ fn refusals_name_the_machine() {
     let refusal = vm(busy, Vec::new()).allows(Activity::Starting).unwrap_err();
     let expected = "cannot start web-1: it is being snapshotted; wait for job 00000000-0000-0000-0000-00000000010b";
     assert_eq!(refusal.message, expected);
-    assert!(vm(stopped(), Vec::new()).allowed().contains(&Activity::Starting));
+    assert!(vm(stopped(), Vec::new()).allowed(false).contains(&Activity::Starting));
 }
 
 #[test]
