@@ -21,6 +21,8 @@ pub use serve::{Serving, Tls, bind, serve};
 
 /// Largest body of a request: a machine with cloud-init data.
 const MAX_BODY: usize = 4 << 20;
+/// The same for questions about space: 10,000 snapshots of all disks of a machine are named in 126 bytes each.
+const MAX_SPACE_BODY: usize = 32 << 20;
 
 /// Everything that can be asked of an agent.
 pub fn router(agent: Arc<Agent>) -> Router {
@@ -31,7 +33,7 @@ pub fn router(agent: Arc<Agent>) -> Router {
         .route("/v1/volumes/{array}/{volume}/resize", post(volumes::resize))
         .route("/v1/volumes/{array}/{volume}/revert", post(volumes::revert))
         .route("/v1/volumes/{array}/{volume}/snapshots/{snapshot}", axum::routing::delete(volumes::delete_snapshot))
-        .route("/v1/space", post(volumes::space))
+        .route("/v1/space", post(volumes::space).layer(DefaultBodyLimit::max(MAX_SPACE_BODY)))
         .route("/v1/diff", post(volumes::diff))
         .route("/v1/instants/{snapshot}", put(instants::take).get(instants::probe).delete(instants::delete))
         .route("/v1/instants/{snapshot}/cancel", post(instants::cancel))

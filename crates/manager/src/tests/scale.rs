@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use keyframe_model::agent::SnapshotId;
-use keyframe_model::{SnapshotKind, Vm};
+use keyframe_model::agent::{Bytes, DiskId, SnapshotId, VolumeRef};
+use keyframe_model::{Disk, Snapshot, SnapshotKind, Vm};
 
-use super::site::{Site, caller, make, snap, wish};
-use crate::Manager;
+use super::site::{DISK, Site, caller, make, snap, wish};
 use crate::request::{PageRequest, SnapshotFilter, VmFilter};
+use crate::{Manager, space};
 
 /// Makes a machine with so many snapshots, each a child of the one before, and ends the manager: nothing else is to be counted.
 async fn machine(site: &Site, count: usize) -> (Arc<Manager>, Vm) {
@@ -63,6 +63,30 @@ async fn calls_on_one_thing_do_not_read_all() {
     assert_eq!(few, many);
     let most = many.iter().map(|(_, (statements, _))| *statements).max();
     assert!(most <= Some(6), "{many:?}");
+}
+
+/// As many as there can be of a machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_space_of_very_many_snapshots_is_one_question() {
+    let site = Site::new(false).await;
+    let (_, vm) = machine(&site, 1).await;
+    let one = site.catalog.read().await.unwrap().outline(vm.id).await.unwrap()[0].id;
+    let mut snapshot = site.catalog.read().await.unwrap().snapshot(one).await.unwrap();
+    let disk = snapshot.hardware.disks[0].clone();
+    for slot in 1..4 {
+        let id = DiskId::new();
+        let volume = VolumeRef { volume: id.to_string(), ..disk.volume.clone() };
+        snapshot.hardware.disks.push(Disk { id, slot, volume, ..disk.clone() });
+    }
+    let many: Vec<Snapshot> = (1..10_000).map(|_| Snapshot { id: SnapshotId::new(), ..snapshot.clone() }).collect();
+    let all: Vec<Snapshot> = many.into_iter().chain([snapshot]).collect();
+    let client = site.client();
+    let each = space::of_snapshots(&client, &all).await.unwrap();
+    assert_eq!(each.len(), all.len());
+    let real = each.last().unwrap();
+    assert_eq!((real.referenced, real.shared), (DISK, DISK));
+    assert_eq!(each[0].referenced, Bytes(0), "it is not there");
+    assert_eq!(space::would_free(&client, &all, &[disk.volume]).await.unwrap(), DISK);
 }
 
 /// A manager that starts looks at what is unfinished, not at everything.
