@@ -5,6 +5,7 @@
 //! | `GET /v1/host` | | [`HostInfo`](crate::HostInfo) |
 //! | `GET /v1/volumes/{array}` (`?after=&limit=`) | | `[VolumeInfo]` |
 //! | `PUT /v1/volumes/{array}/{volume}` | [`CreateVolume`](crate::CreateVolume) | [`VolumeInfo`](crate::VolumeInfo) |
+//! | `POST /v1/volumes/{array}/{volume}/cancel` | | ends its filling from an image |
 //! | `GET /v1/volumes/{array}/{volume}` | | [`VolumeInfo`](crate::VolumeInfo) |
 //! | `DELETE /v1/volumes/{array}/{volume}` | | with its snapshots; nothing if it is not there |
 //! | `POST /v1/volumes/{array}/{volume}/resize` | [`ResizeVolume`](crate::ResizeVolume) | [`VolumeInfo`](crate::VolumeInfo) |

@@ -49,6 +49,12 @@ impl Volumes {
         array.create(&volume.volume, &CreateVolume { source, ..wish.clone() })
     }
 
+    /// Ends the making of one, whose call fails.
+    pub fn cancel(&self, volume: &VolumeRef) -> Result<()> {
+        self.arrays.of(volume)?.cancel(&volume.volume);
+        Ok(())
+    }
+
     /// Looks at one.
     pub fn get(&self, volume: &VolumeRef) -> Result<VolumeInfo> {
         self.arrays.of(volume)?.volume(&volume.volume)

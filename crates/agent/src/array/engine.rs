@@ -5,8 +5,10 @@
 //! right, and as a clone as long as its parent is still known to be the wished one.
 
 use std::collections::HashSet;
+use std::collections::hash_map::{Entry, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use keyframe_agent_api::{
     ArrayInfo, Bytes, Capabilities, ChangedExtent, CreateVolume, FaultKind, ImageFormat, ResizeVolume, SnapshotId,
@@ -44,7 +46,8 @@ pub struct Engine {
     name: String,
     pool: Pool,
     /// Volumes that are being made.
-    making: Mutex<HashSet<String>>,
+    /// Volumes that are being made, each with whether that is to end.
+    making: Mutex<HashMap<String, Arc<AtomicBool>>>,
     life: Life,
 }
 
@@ -116,7 +119,7 @@ impl Engine {
         }
     }
 
-    fn make(&self, volume: &str, wish: &CreateVolume) -> Result<()> {
+    fn make(&self, volume: &str, wish: &CreateVolume, cancelled: &AtomicBool) -> Result<()> {
         let size = wish.size.map(|size| round_size(size.0));
         match &wish.source {
             VolumeSource::Empty => {
@@ -125,7 +128,7 @@ impl Engine {
                 };
                 lift(self.pool.create_volume(volume, size))
             }
-            VolumeSource::Image { path, format } => self.import(volume, path, *format, size),
+            VolumeSource::Image { path, format } => self.import(volume, path, *format, size, cancelled),
             VolumeSource::Snapshot(from) => self.clone_from(volume, from, size),
         }
     }
@@ -156,7 +159,14 @@ impl Engine {
     }
 
     /// Filled under another name, so that what bears the wished name is whole.
-    fn import(&self, volume: &str, path: &str, format: Option<ImageFormat>, size: Option<Size>) -> Result<()> {
+    fn import(
+        &self,
+        volume: &str,
+        path: &str,
+        format: Option<ImageFormat>,
+        size: Option<Size>,
+        cancelled: &AtomicBool,
+    ) -> Result<()> {
         let format = format.map(|format| match format {
             ImageFormat::Raw => Image::Raw,
             ImageFormat::Qcow2 => Image::Qcow2,
@@ -168,8 +178,13 @@ impl Engine {
         // Left by an agent that was killed.
         found(self.pool.delete_volume(&part, true))?;
         lift(self.pool.create_volume(&part, size.unwrap_or(have)))?;
-        let mut progress = |_, _| self.life.check().map_err(anyhow::Error::new);
-        let filled = source.fill(&self.pool, &part, &mut progress).map_err(|error| of_copy(&error));
+        let mut ended = None;
+        let mut progress = |_, _| {
+            let going = self.life.check().and_then(|()| refuse_cancelled(volume, cancelled));
+            going.map_err(|fault| anyhow::Error::new(ended.insert(fault).clone()))
+        };
+        let filled = source.fill(&self.pool, &part, &mut progress);
+        let filled = filled.map_err(|error| ended.unwrap_or_else(|| of_copy(&error)));
         let whole = filled.and_then(|_| lift(self.pool.rename(&part, volume)));
         whole.map_err(|fault| match found(self.pool.delete_volume(&part, true)) {
             Ok(_) => fault,
@@ -194,6 +209,14 @@ impl Engine {
             after = page.last().and_then(|info| info.name.split_once('@')).map(|(_, name)| name.to_owned());
         }
     }
+}
+
+fn refuse_cancelled(volume: &str, cancelled: &AtomicBool) -> Result<()> {
+    if cancelled.load(Ordering::Relaxed) {
+        let why = format!("making volume {volume} was cancelled; nothing of it is left");
+        return Err(fault(FaultKind::Conflict, why));
+    }
+    Ok(())
 }
 
 /// Whether nothing at all bears the name. What cannot be looked at, or leads nowhere, is a pool that is away for now.
@@ -234,16 +257,25 @@ impl Array for Engine {
     }
 
     fn create(&self, volume: &str, wish: &CreateVolume) -> Result<VolumeInfo> {
-        if !self.making.lock().insert(volume.to_owned()) {
-            return Err(fault(FaultKind::Busy, format!("volume {}/{volume} is being made", self.name)));
-        }
+        let cancelled = match self.making.lock().entry(volume.to_owned()) {
+            Entry::Occupied(_) => {
+                return Err(fault(FaultKind::Busy, format!("volume {}/{volume} is being made", self.name)));
+            }
+            Entry::Vacant(free) => Arc::clone(free.insert(Arc::default())),
+        };
         let made = match found(self.pool.show(volume)) {
             Ok(Some(info)) => self.existing(&info, wish),
-            Ok(None) => self.make(volume, wish).and_then(|()| self.volume(volume)),
+            Ok(None) => self.make(volume, wish, &cancelled).and_then(|()| self.volume(volume)),
             Err(fault) => Err(fault),
         };
         self.making.lock().remove(volume);
         made
+    }
+
+    fn cancel(&self, volume: &str) {
+        if let Some(cancelled) = self.making.lock().get(volume) {
+            cancelled.store(true, Ordering::Relaxed);
+        }
     }
 
     fn volume(&self, volume: &str) -> Result<VolumeInfo> {
@@ -392,5 +424,30 @@ mod tests {
         std::fs::write(&other, "another").unwrap();
         assert!(crate::durable::place_new(&other, &pool).is_err());
         assert!(std::fs::read(&pool).unwrap() == made, "it was overwritten");
+    }
+
+    /// Whenever it is called off; and nothing of it is in the way of the next.
+    #[test]
+    fn an_import_ends_when_it_is_called_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let pool = dir.path().join("pool.kf");
+        let options = EngineOptions { pool, create: Some(Bytes::mib(128)), cache: Bytes::mib(4) };
+        let engine = Engine::open("local", &options, Life::new()).unwrap();
+        let image = dir.path().join("image");
+        std::fs::write(&image, vec![7; 32 << 20]).unwrap();
+        let source = VolumeSource::Image { path: image.display().to_string(), format: Some(ImageFormat::Raw) };
+        let wish = CreateVolume { source, size: None };
+        engine.cancel("v");
+        let refused = std::thread::scope(|scope| {
+            let making = scope.spawn(|| engine.create("v", &wish));
+            while !making.is_finished() {
+                engine.cancel("v");
+            }
+            making.join().unwrap().unwrap_err()
+        });
+        assert_eq!(refused.kind, FaultKind::Conflict, "{refused}");
+        assert!(engine.volumes(None, 10).unwrap().is_empty());
+        assert_eq!(engine.create("v", &wish).unwrap().size, Bytes::mib(32));
+        engine.close().unwrap();
     }
 }

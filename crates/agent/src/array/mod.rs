@@ -34,6 +34,10 @@ pub trait Array: Send + Sync {
     /// nothing, or what a repeated call completes.
     fn create(&self, volume: &str, wish: &CreateVolume) -> Result<VolumeInfo>;
 
+    /// Ends the filling of a volume from an image, whose call fails as a [`Conflict`](keyframe_agent_api::FaultKind::Conflict).
+    /// Nothing to do while it is not being filled.
+    fn cancel(&self, volume: &str);
+
     /// One volume.
     fn volume(&self, volume: &str) -> Result<VolumeInfo>;
 

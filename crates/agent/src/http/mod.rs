@@ -30,6 +30,7 @@ pub fn router(agent: Arc<Agent>) -> Router {
         .route("/v1/host", get(vms::host))
         .route("/v1/volumes/{array}", get(volumes::list))
         .route("/v1/volumes/{array}/{volume}", get(volumes::get).put(volumes::create).delete(volumes::delete))
+        .route("/v1/volumes/{array}/{volume}/cancel", post(volumes::cancel))
         .route("/v1/volumes/{array}/{volume}/resize", post(volumes::resize))
         .route("/v1/volumes/{array}/{volume}/revert", post(volumes::revert))
         .route("/v1/volumes/{array}/{volume}/snapshots/{snapshot}", axum::routing::delete(volumes::delete_snapshot))

@@ -41,6 +41,10 @@ pub(super) async fn create(State(agent): Agents, Path(of): Of, Body(wish): Body<
     run(agent, "create volume", move |agent| agent.volumes.create(&volume(of), &wish)).await
 }
 
+pub(super) async fn cancel(State(agent): Agents, Path(of): Of) -> Answer<()> {
+    run(agent, "cancel volume", move |agent| agent.volumes.cancel(&volume(of))).await
+}
+
 pub(super) async fn get(State(agent): Agents, Path(of): Of) -> Answer<VolumeInfo> {
     run(agent, "show volume", move |agent| agent.volumes.get(&volume(of))).await
 }

@@ -31,6 +31,11 @@ impl Agent {
         self.put(&route::volume(volume), wish).await
     }
 
+    /// Ends the filling of a volume from an image; its call fails.
+    pub async fn cancel_volume(&self, volume: &VolumeRef) -> Result<()> {
+        self.order(&format!("{}/cancel", route::volume(volume)), &()).await
+    }
+
     /// A volume.
     pub async fn volume(&self, volume: &VolumeRef) -> Result<VolumeInfo> {
         self.get(&route::volume(volume)).await

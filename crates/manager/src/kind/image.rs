@@ -207,7 +207,25 @@ impl Step for Verify {
         format!("verify {}", self.name)
     }
 
-    async fn run(&self, _: &Context) -> Result<Value> {
+    async fn run(&self, cx: &Context) -> Result<Value> {
+        // The host reads on to the end of the image, which is in nobody's way.
+        tokio::select! {
+            verified = self.verify() => verified,
+            () = cx.until_cancelled() => Err(Error::cancelled()),
+        }
+    }
+
+    async fn undo(&self, _: &Context) -> Result<()> {
+        Ok(())
+    }
+
+    fn deadline(&self) -> Duration {
+        deadline(self.memory.as_ref())
+    }
+}
+
+impl Verify {
+    async fn verify(&self) -> Result<Value> {
         let found = self.agent.probe_instant(self.snapshot, &self.volumes).await?;
         let lost = self.volumes.iter().filter(|volume| !found.volumes.contains(volume)).count();
         if lost > 0 {
@@ -237,13 +255,5 @@ impl Step for Verify {
             notes.push(format!("all pages of its {} MiB of memory are sound", mib(memory.memory)));
         }
         Output::Notes(notes).value()
-    }
-
-    async fn undo(&self, _: &Context) -> Result<()> {
-        Ok(())
-    }
-
-    fn deadline(&self) -> Duration {
-        deadline(self.memory.as_ref())
     }
 }

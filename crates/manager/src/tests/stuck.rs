@@ -177,3 +177,30 @@ async fn a_disk_that_is_being_made_is_waited_for() {
     make(&manager, wish(&site, "web", &[1], false)).await;
     manager.stop().await;
 }
+
+/// However long the host would read: nobody waits for what they have called off.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_calls_off_the_reading_of_an_image_does_not_wait_for_its_end() {
+    let site = Site::new(false).await;
+    let manager = site.manager().await;
+    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm.id;
+    let snapshot = snap(&manager, vm, "m", SnapshotKind::DiskAndMemory).await;
+    let before = site.look().await;
+    let array = site.with_agent(|agent| agent.array("fake").clone());
+    array.faults().endless_images(true);
+    let import = manager.create_vm(&call(), wish(&site, "new", &[2], false)).await.unwrap();
+    let creations = || array.faults().calls().iter().filter(|made| *made == "create").count();
+    while creations() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    site.fake.faults().hang("verify", 1, When::Before);
+    let verification = manager.verify_snapshot(&call(), snapshot).await.unwrap();
+    reached(&site, "verify").await;
+    for job in [import.id, verification.id] {
+        manager.cancel_job(&call(), job).await.unwrap();
+        assert_eq!(ended(&manager, job).await.state, JobState::Cancelled);
+    }
+    assert_eq!(site.look().await, before);
+    site.fake.faults().clear();
+    manager.stop().await;
+}

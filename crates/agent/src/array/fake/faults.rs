@@ -39,6 +39,7 @@ struct State {
     plans: Vec<Plan>,
     slow: Duration,
     full: bool,
+    endless: bool,
     calls: Vec<String>,
 }
 
@@ -78,6 +79,11 @@ impl Faults {
         self.state.lock().full = full;
     }
 
+    /// Whether reading an image ends only when it is called off.
+    pub fn endless_images(&self, endless: bool) {
+        self.state.lock().endless = endless;
+    }
+
     /// The calls so far, in order.
     pub fn calls(&self) -> Vec<String> {
         self.state.lock().calls.clone()
@@ -89,10 +95,15 @@ impl Faults {
         state.plans.clear();
         state.slow = Duration::ZERO;
         state.full = false;
+        state.endless = false;
     }
 
     pub(super) fn is_full(&self) -> bool {
         self.state.lock().full
+    }
+
+    pub(super) fn are_images_endless(&self) -> bool {
+        self.alive() && self.state.lock().endless
     }
 
     pub(super) fn alive(&self) -> bool {

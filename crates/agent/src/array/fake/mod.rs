@@ -8,11 +8,13 @@ mod store;
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use keyframe_agent_api::{
     ArrayInfo, Bytes, Capabilities, ChangedExtent, CreateVolume, FaultKind, ResizeVolume, SnapshotId, SpaceUse,
     VolumeInfo, VolumeRef, VolumeSource,
 };
+use parking_lot::Mutex;
 
 use self::sparse::BLOCK;
 use self::store::Store;
@@ -47,13 +49,16 @@ pub struct FakeArray {
     options: FakeOptions,
     store: Arc<Store>,
     faults: Faults,
+    /// Volumes whose filling is to end.
+    cancelled: Mutex<HashSet<String>>,
 }
 
 impl FakeArray {
     /// Opens what lies in the folder, or begins there.
     pub fn open(name: &str, dir: &Path, options: &FakeOptions, life: Life) -> Result<FakeArray> {
         let store = Arc::new(Store::open(name, dir)?);
-        Ok(FakeArray { name: name.to_owned(), options: options.clone(), store, faults: Faults::new(life) })
+        let (name, options, cancelled) = (name.to_owned(), options.clone(), Mutex::default());
+        Ok(FakeArray { name, options, store, faults: Faults::new(life), cancelled })
     }
 
     /// What goes wrong.
@@ -86,7 +91,10 @@ impl FakeArray {
         self.refuse_full()?;
         let from = match &wish.source {
             VolumeSource::Empty => None,
-            VolumeSource::Image { path, .. } => Some(Path::new(path).to_owned()),
+            VolumeSource::Image { path, .. } => {
+                self.read(volume)?;
+                Some(Path::new(path).to_owned())
+            }
             VolumeSource::Snapshot(from) if from.volume.array == self.name => {
                 Some(self.store.version(&from.volume.volume, Some(from.snapshot))?)
             }
@@ -109,6 +117,17 @@ impl FakeArray {
             return Err(fault(FaultKind::Invalid, format!("volume {volume}: {have} bytes do not fit {size}")));
         }
         self.store.create(volume, wish, from.as_deref(), Bytes(size))
+    }
+
+    /// Reads an image for as long as the faults say.
+    fn read(&self, volume: &str) -> Result<()> {
+        while self.faults.are_images_endless() {
+            if self.cancelled.lock().remove(volume) {
+                return Err(fault(FaultKind::Conflict, format!("making volume {volume} was cancelled")));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
     }
 
     fn take(&self, volumes: &[&str], snapshot: SnapshotId) -> Result<()> {
@@ -167,6 +186,12 @@ impl Array for FakeArray {
             }
             self.describe(volume)
         })
+    }
+
+    fn cancel(&self, volume: &str) {
+        if self.faults.are_images_endless() {
+            self.cancelled.lock().insert(volume.to_owned());
+        }
     }
 
     fn volume(&self, volume: &str) -> Result<VolumeInfo> {

@@ -1,5 +1,6 @@
 //! Making volumes, and taking them back to a snapshot.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -37,6 +38,17 @@ impl Make {
         }
     }
 
+    /// Has the call ended once the job is called off, however late the host gets to it.
+    async fn call_off(&self, cx: &Context, volume: &VolumeRef) -> Infallible {
+        cx.until_cancelled().await;
+        loop {
+            if let Err(e) = self.agent.cancel_volume(volume).await {
+                tracing::debug!(error = &e as &dyn std::error::Error, "the making of a volume is not called off");
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
     async fn delete(&self, volume: &VolumeRef) -> Result<()> {
         loop {
             match self.agent.delete_volume(volume).await {
@@ -63,7 +75,11 @@ impl Step for Make {
             if cx.cancelled() {
                 return Err(Error::cancelled());
             }
-            sizes.push(self.create(cx, volume, wish).await?.size.0);
+            let made = tokio::select! {
+                made = self.create(cx, volume, wish) => made?,
+                never = self.call_off(cx, volume) => match never {},
+            };
+            sizes.push(made.size.0);
         }
         Output::Sizes(sizes).value()
     }
