@@ -187,7 +187,7 @@ pub(super) fn check(host: &Host, image: &Path, machine: &Machine) -> Result<Need
 /// Gives the machine a name of its own for the image, which stays until all memory is in: deleting or replacing the image
 /// meanwhile is nothing to the guest.
 pub(super) fn keep(place: &Place, image: &Path) -> PathBuf {
-    match fs::hard_link(image, place.image()) {
+    match place.keep_image(image) {
         Ok(()) => place.image(),
         Err(e) => {
             tracing::warn!("{} must stay while a guest loads from it: {e}", image.display());
@@ -348,6 +348,6 @@ pub(super) fn all_in(slot: &Slot, live: &Live) -> Result<bool> {
 fn all_is_in(slot: &Slot, live: &Live) -> Result<()> {
     slot.note(live, |record| record.memory = None)?;
     remove_file(&slot.place.pending());
-    remove_file(&slot.place.image());
+    slot.place.drop_image();
     Ok(())
 }

@@ -39,6 +39,7 @@ impl Place {
 
     /// Removes everything, whatever is there.
     pub(super) fn remove(&self) -> io::Result<()> {
+        self.drop_image();
         for dir in [&self.sockets, &self.dir] {
             match fs::remove_dir_all(dir) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
@@ -53,9 +54,30 @@ impl Place {
         for path in [self.qmp(), self.agent(), self.console(), self.vnc(), self.memory(), self.pid(), self.pending()] {
             remove_file(&path);
         }
-        for path in [self.image(), self.damage()] {
-            remove_file(&path);
+        self.drop_image();
+        remove_file(&self.damage());
+    }
+
+    /// Gives the machine a name of its own for an image: [`image`](Place::image). One on another file system gets it there,
+    /// and is led to from here.
+    pub(super) fn keep_image(&self, image: &Path) -> io::Result<()> {
+        match fs::hard_link(image, self.image()) {
+            Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {}
+            done => return done,
         }
+        let there = image.with_file_name(self.dir.file_name().unwrap_or_default()).with_extension("loading");
+        // This first, because it is how the other is found.
+        std::os::unix::fs::symlink(&there, self.image())?;
+        remove_file(&there);
+        fs::hard_link(image, there)
+    }
+
+    /// Removes that name.
+    pub(super) fn drop_image(&self) {
+        if let Ok(there) = fs::read_link(self.image()) {
+            remove_file(&there);
+        }
+        remove_file(&self.image());
     }
 
     /// Puts the log of the last process aside, so that what is in the log is of the next one.
@@ -247,5 +269,27 @@ mod tests {
         let text = fs::read(&log).expect("it is there");
         assert_eq!(text.len() as u64, KEPT_OF_LOG + 10);
         assert!(text.ends_with(b"xlast words, and more") && text.starts_with(b"x"));
+    }
+
+    /// Whoever loads from an image has it, whatever becomes of it under its own name, and wherever images lie.
+    #[test]
+    fn an_image_stays_for_whoever_loads_from_it() {
+        let vms = tempfile::tempdir().expect("a folder");
+        let elsewhere = tempfile::tempdir_in("/dev/shm").expect("another file system");
+        for images in [vms.path().join("images"), elsewhere.path().to_owned()] {
+            fs::create_dir_all(&images).expect("a folder for images");
+            let place = Place::new(vms.path(), vms.path(), VmId::new());
+            place.create().expect("a folder for the machine");
+            let ends: [fn(&Place); 2] = [Place::sweep, |place| place.remove().expect("it can be removed")];
+            for end in ends {
+                let image = images.join("image.kfm");
+                fs::write(&image, b"memory").expect("there is room");
+                let kept = super::super::load::keep(&place, &image);
+                fs::remove_file(&image).expect("it is there");
+                assert_eq!(fs::read(&kept).expect("it is gone"), b"memory");
+                end(&place);
+                assert_eq!(fs::read_dir(&images).expect("it is there").count(), 0, "left in {}", images.display());
+            }
+        }
     }
 }
