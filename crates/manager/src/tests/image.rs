@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use keyframe_model::agent::{Bytes, SnapshotId};
-use keyframe_model::{JobKind, JobState, SnapshotKind};
+use keyframe_model::{JobKind, JobState, SnapshotKind, Vm};
 
 use super::site::{Site, call, caller, done, ended, make, refused, snap, wish};
 use crate::request::{
@@ -60,9 +60,7 @@ async fn a_memory_is_compressed_once_and_verified_often() {
 /// Whatever is old enough is compressed without anybody asking, one after the other, and nothing twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn old_memories_are_compressed_by_themselves() {
-    let site = Site::new(false).await;
-    let manager = site.manager().await;
-    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm.id;
+    let (site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], true).await;
     let mut memories = Vec::new();
     for n in 0..3 {
         memories.push(snap(&manager, vm, &format!("m{n}"), SnapshotKind::DiskAndMemory).await);
@@ -107,9 +105,7 @@ async fn old_memories_are_compressed_by_themselves() {
 /// An image that is being used is left alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_memory_in_use_is_not_compressed() {
-    let site = Site::new(false).await;
-    let manager = site.manager().await;
-    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm.id;
+    let (site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], true).await;
     let memory = snap(&manager, vm, "m", SnapshotKind::DiskAndMemory).await;
     site.with_agent(|agent| agent.array("fake").faults().slow(Duration::from_millis(300)));
     let fork = super::scenario::clone_of(CloneSource::Snapshot { snapshot: memory }, "fork", CloneMemory::Yes);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use keyframe_agent::array::fake::When as ArrayWhen;
 use keyframe_agent::hypervisor::fake::When;
 use keyframe_model::agent::{Bytes, FaultKind, SnapshotId};
-use keyframe_model::{JobState, Rest, SnapshotKind, SnapshotState, VmState};
+use keyframe_model::{JobState, Rest, SnapshotKind, SnapshotState, Vm, VmState};
 
 use super::scenario::clone_of;
 use super::site::{DISK, LIMITS, Site, apply, call, caller, done, ended, job, make, refused, snap, wish};
@@ -17,10 +17,13 @@ use crate::request::{
 };
 use crate::{Config, ErrorKind, Manager, reconcile};
 
-/// A manager that gives up soon.
-async fn hasty(site: &Site) -> Arc<Manager> {
+/// A manager that gives up soon, and its machine.
+async fn hasty(disks: &[u8], runs: bool) -> (Site, Arc<Manager>, Vm) {
+    let site = Site::new(false).await;
     let jobs = Limits { patience: Duration::from_millis(300), ..LIMITS };
-    Manager::start(Config { jobs, ..site.config() }).await.unwrap()
+    let manager = Manager::start(Config { jobs, ..site.config() }).await.unwrap();
+    let vm = make(&manager, wish(&site, "web", disks, runs)).await.vm;
+    (site, manager, vm)
 }
 
 /// The array refuses these calls from the `nth` on.
@@ -45,9 +48,7 @@ async fn attach_extra(manager: &Manager, vm: keyframe_model::agent::VmId) {
 /// The disks are what they are to be and the guest runs: that what was given up is still there is no error of the machine.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_apply_that_cannot_clear_up_has_been_applied() {
-    let site = Site::new(false).await;
-    let manager = hasty(&site).await;
-    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm;
+    let (site, manager, vm) = hasty(&[1], true).await;
     let one = snap(&manager, vm.id, "one", SnapshotKind::DiskAndMemory).await;
     attach_extra(&manager, vm.id).await;
     fail(&site, "delete", 1);
@@ -78,9 +79,7 @@ async fn an_apply_that_cannot_clear_up_has_been_applied() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_detachment_and_a_template_that_cannot_clear_up_have_succeeded() {
-    let site = Site::new(false).await;
-    let manager = hasty(&site).await;
-    let vm = make(&manager, wish(&site, "web", &[1, 2], false)).await.vm;
+    let (site, manager, vm) = hasty(&[1, 2], false).await;
     fail(&site, "delete", 1);
     let gone = manager.detach_disk(&call(), vm.id, vm.hardware.disks[1].id).await.unwrap();
     let view = done(&manager, gone.id).await;
@@ -106,9 +105,7 @@ async fn a_detachment_and_a_template_that_cannot_clear_up_have_succeeded() {
 /// What a broken job has left is in no list, so nobody else can delete it.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_broken_job_leaves_is_deleted_when_it_can_be() {
-    let site = Site::new(false).await;
-    let manager = hasty(&site).await;
-    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm.id;
+    let (site, manager, Vm { id: vm, .. }) = hasty(&[1], true).await;
     let before = site.look().await;
     fail(&site, "create", 1);
     fail(&site, "delete-snapshot", 2);
@@ -125,9 +122,7 @@ async fn what_a_broken_job_leaves_is_deleted_when_it_can_be() {
 /// The way back is stuck after the kept instant has been deleted on it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kept_snapshot_whose_instant_was_deleted_is_not_ready() {
-    let site = Site::new(false).await;
-    let manager = hasty(&site).await;
-    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm;
+    let (site, manager, vm) = hasty(&[1], true).await;
     let one = snap(&manager, vm.id, "one", SnapshotKind::Disk).await;
     site.with_agent(|agent| agent.array("fake").faults().fail("revert", 1, ArrayWhen::Before, FaultKind::Internal));
     for nth in 1..1000 {
@@ -144,9 +139,7 @@ async fn a_kept_snapshot_whose_instant_was_deleted_is_not_ready() {
 /// Nobody wished to keep it, but it is all there is of the state before.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_brought_back_is_kept_as_a_snapshot() {
-    let site = Site::new(false).await;
-    let manager = hasty(&site).await;
-    let vm = make(&manager, wish(&site, "web", &[1, 2], false)).await.vm;
+    let (site, manager, vm) = hasty(&[1, 2], false).await;
     let before: Vec<u64> = vm.hardware.disks.iter().map(|disk| site.content(&disk.volume, None)).collect();
     let one = snap(&manager, vm.id, "one", SnapshotKind::Disk).await;
     fail(&site, "revert", 1);
@@ -170,9 +163,7 @@ async fn snapshot_state(manager: &Manager, snapshot: SnapshotId) -> SnapshotStat
 /// A lock that is confirmed protects, and what is said to be there is.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_of_a_machine_that_goes_cannot_be_locked_and_is_not_ready() {
-    let site = Site::new(false).await;
-    let manager = hasty(&site).await;
-    let vm = make(&manager, wish(&site, "web", &[1], false)).await.vm.id;
+    let (site, manager, Vm { id: vm, .. }) = hasty(&[1], false).await;
     let one = snap(&manager, vm, "one", SnapshotKind::Disk).await;
     // Nothing is deleted of a machine that cannot be stopped.
     for nth in 1..1000 {
@@ -198,9 +189,7 @@ async fn a_snapshot_of_a_machine_that_goes_cannot_be_locked_and_is_not_ready() {
 /// Guests that run stay, whatever their process says afterwards.
 #[tokio::test(flavor = "multi_thread")]
 async fn forks_that_run_are_not_taken_back() {
-    let site = Site::new(false).await;
-    let manager = hasty(&site).await;
-    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm.id;
+    let (site, manager, Vm { id: vm, .. }) = hasty(&[1], true).await;
     site.fake.faults().hang("fix_identity", 1, When::Before);
     let made = manager.clone_vm(&call(), clone_of(CloneSource::Vm { vm }, "two", CloneMemory::Yes)).await.unwrap();
     while !site.fake.faults().calls().iter().any(|made| made == "fix_identity") {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use keyframe_agent::array::fake::When;
 use keyframe_model::agent::{Fault, FaultKind, PauseReason, VmId};
-use keyframe_model::{JobState, Rest, SnapshotKind, VmState};
+use keyframe_model::{JobState, Rest, SnapshotKind, Vm, VmState};
 
 use super::site::{Site, call, caller, done, ended, job, make, snap, wish};
 use crate::request::{Apply, HostStatus, SnapshotCreate};
@@ -23,9 +23,7 @@ async fn seen(manager: &Manager, vm: VmId, rest: Rest) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manager_that_dies_is_followed_by_one_that_goes_on() {
-    let site = Site::new(false).await;
-    let manager = site.manager().await;
-    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm.id;
+    let (site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], true).await;
     site.with_agent(|agent| agent.array("fake").faults().slow(Duration::from_millis(200)));
     let snapshot = manager.create_snapshot(&call(), vm, SnapshotCreate::default()).await.unwrap();
     manager.stop().await;
@@ -69,9 +67,7 @@ async fn an_agent_that_dies_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_machines_do_by_themselves_is_seen() {
-    let site = Site::new(false).await;
-    let manager = site.manager().await;
-    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm.id;
+    let (site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], true).await;
     site.fake.stumble(vm, PauseReason::NoSpace).unwrap();
     seen(&manager, vm, Rest::Paused { reason: PauseReason::NoSpace }).await;
     done(&manager, manager.resume_vm(&call(), vm).await.unwrap().id).await;
@@ -98,9 +94,7 @@ async fn what_machines_do_by_themselves_is_seen() {
 /// In the events and on the machine, in the host's own words.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_host_complains_of_is_told() {
-    let site = Site::new(false).await;
-    let manager = site.manager().await;
-    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm;
+    let (site, manager, vm) = Site::with_web(&[1], true).await;
     let mut events = manager.events(&caller(), None).await.unwrap();
     let words = "its page server found a page that is not as it was stored";
     // Nobody hears it who does not listen yet.
@@ -125,9 +119,7 @@ async fn what_the_host_complains_of_is_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_array_leaves_everything_as_it_was() {
-    let site = Site::new(false).await;
-    let manager = site.manager().await;
-    let vm = make(&manager, wish(&site, "web", &[1], false)).await.vm.id;
+    let (site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], false).await;
     let before = site.look().await;
     site.with_agent(|agent| agent.array("fake").faults().full(true));
     let snapshot = manager.create_snapshot(&call(), vm, SnapshotCreate::default()).await.unwrap();
@@ -174,9 +166,7 @@ async fn an_apply_that_fails_goes_back_to_the_guest() {
 /// Taking the disks back fails for good: the machine is in error, the state before is kept, and applying it heals.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_in_error_is_healed_by_an_apply() {
-    let site = Site::new(false).await;
-    let manager = site.manager().await;
-    let vm = make(&manager, wish(&site, "web", &[1, 2], false)).await.vm;
+    let (site, manager, vm) = Site::with_web(&[1, 2], false).await;
     let before: Vec<u64> = vm.hardware.disks.iter().map(|disk| site.content(&disk.volume, None)).collect();
     let one = snap(&manager, vm.id, "one", SnapshotKind::Disk).await;
     site.with_agent(|agent| {

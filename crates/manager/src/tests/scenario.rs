@@ -3,7 +3,7 @@
 use keyframe_agent::hypervisor::fake::Mood;
 use keyframe_model::agent::{NicConnection, Power, VmId};
 use keyframe_model::copy::NicPolicy;
-use keyframe_model::{Rest, SnapshotKind, VmState};
+use keyframe_model::{Rest, SnapshotKind, Vm, VmState};
 
 use super::site::{Site, apply, call, caller, done, job, make, snap, wish};
 use crate::Manager;
@@ -212,9 +212,7 @@ async fn a_template_of_a_machine_without_disks_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn power_goes_through_all_states() {
-    let site = Site::new(false).await;
-    let manager = site.manager().await;
-    let vm = make(&manager, wish(&site, "web", &[1], false)).await.vm.id;
+    let (site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], false).await;
     let power = |expected: Power| {
         let site = &site;
         async move { assert_eq!(site.client().vm(vm).await.unwrap().power, expected) }
@@ -264,9 +262,7 @@ async fn clones_and_sources_go_in_any_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_in_the_middle_of_the_tree_goes() {
-    let site = Site::new(false).await;
-    let manager = site.manager().await;
-    let vm = make(&manager, wish(&site, "web", &[1], false)).await.vm.id;
+    let (_site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], false).await;
     let mut ids = Vec::new();
     for n in 0..4 {
         ids.push(snap(&manager, vm, &format!("s{n}"), SnapshotKind::Disk).await);

@@ -11,7 +11,7 @@ use keyframe_agent::hypervisor::fake::{Fake, FakeOptions};
 use keyframe_agent::testing::{TestAgent, TestOptions};
 use keyframe_catalog::Catalog;
 use keyframe_model::agent::{Bytes, JobId, Power, SnapshotId, VmId, VolumeRef};
-use keyframe_model::{JobState, SnapshotKind};
+use keyframe_model::{JobState, SnapshotKind, Vm};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
@@ -71,6 +71,14 @@ impl Site {
         let agent = TestAgent::start(dir.path(), fake.clone(), &TestOptions::default()).unwrap();
         let catalog = Catalog::open(dir.path().join("catalog.db").to_str().unwrap()).await.unwrap();
         Site { fake, agent: Mutex::new(Some(agent)), catalog, dir }
+    }
+
+    /// A new one whose guests do not write, a manager on it, and its machine `web`, with a disk of each of these bytes.
+    pub(crate) async fn with_web(disks: &[u8], runs: bool) -> (Site, Arc<Manager>, Vm) {
+        let site = Site::new(false).await;
+        let manager = site.manager().await;
+        let vm = make(&manager, wish(&site, "web", disks, runs)).await.vm;
+        (site, manager, vm)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

@@ -6,7 +6,7 @@ use keyframe_agent::array::fake::When as ArrayWhen;
 use keyframe_agent::hypervisor::fake::{Mood, When};
 use keyframe_agent::testing::TestAgent;
 use keyframe_model::agent::{FaultKind, VmId};
-use keyframe_model::{Activity, JobState, Rest, SnapshotKind, VmState};
+use keyframe_model::{Activity, JobState, Rest, SnapshotKind, Vm, VmState};
 
 use super::site::{LIMITS, Site, call, caller, done, ended, job, make, refused, snap, wish};
 use crate::job::Limits;
@@ -52,9 +52,7 @@ async fn a_machine_that_does_not_answer_ends_its_job_and_can_be_stopped() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_plug_can_be_pulled_during_a_snapshot_and_an_apply() {
-    let site = Site::new(false).await;
-    let manager = site.manager().await;
-    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm.id;
+    let (site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], true).await;
     let one = snap(&manager, vm, "one", SnapshotKind::Disk).await;
     for applies in [false, true] {
         site.fake.faults().clear();
@@ -84,9 +82,7 @@ async fn the_plug_can_be_pulled_during_a_snapshot_and_an_apply() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_plug_can_be_pulled_while_a_guest_is_asked_to_power_off() {
-    let site = Site::new(false).await;
-    let manager = site.manager().await;
-    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm.id;
+    let (site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], true).await;
     site.fake.mood(vm, Mood::Silent);
     let asked = manager.stop_vm(&call(), vm, StopRequest { never_hard: true, ..Default::default() }).await.unwrap();
     reached(&site, "stop").await;
@@ -99,9 +95,7 @@ async fn the_plug_can_be_pulled_while_a_guest_is_asked_to_power_off() {
 /// Who deletes snapshots needs the tree, not the process; and what may be done says the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_power_of_a_machine_is_free_while_its_snapshots_are_deleted() {
-    let site = Site::new(false).await;
-    let manager = site.manager().await;
-    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm.id;
+    let (site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], true).await;
     let one = snap(&manager, vm, "one", SnapshotKind::Disk).await;
     snap(&manager, vm, "two", SnapshotKind::Disk).await;
     for nth in 1..1000 {
@@ -134,9 +128,7 @@ async fn the_power_of_a_machine_is_free_while_its_snapshots_are_deleted() {
 /// What the host said before a job's end says nothing of what the job has left.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_seen_before_a_jobs_end_is_not_believed_after_it() {
-    let site = Site::new(false).await;
-    let manager = site.manager().await;
-    let vm = make(&manager, wish(&site, "web", &[1], false)).await.vm.id;
+    let (_site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], false).await;
     let seen = reconcile::generations(&manager).await.unwrap();
     let (info, statuses) = (manager.agent.host().await.unwrap(), manager.agent.vms().await.unwrap());
     done(&manager, manager.start_vm(&call(), vm, StartRequest::default()).await.unwrap().id).await;
@@ -181,9 +173,7 @@ async fn a_disk_that_is_being_made_is_waited_for() {
 /// However long the host would read: nobody waits for what they have called off.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_calls_off_the_reading_of_an_image_does_not_wait_for_its_end() {
-    let site = Site::new(false).await;
-    let manager = site.manager().await;
-    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm.id;
+    let (site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], true).await;
     let snapshot = snap(&manager, vm, "m", SnapshotKind::DiskAndMemory).await;
     let before = site.look().await;
     let array = site.with_agent(|agent| agent.array("fake").clone());

@@ -2,7 +2,7 @@
 
 use keyframe_model::agent::{Bytes, Micros, Timestamp};
 use keyframe_model::apply::DiskFate;
-use keyframe_model::{Rest, SnapshotKind, SnapshotOrigin, VmState};
+use keyframe_model::{Rest, SnapshotKind, SnapshotOrigin, Vm, VmState};
 
 use super::site::{DISK, Site, apply, call, caller, done, job, make, refused, snap, wish};
 use crate::reconcile::prune;
@@ -12,9 +12,7 @@ use crate::request::{
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_detached_disk_comes_back_with_the_node_that_had_it() {
-    let site = Site::new(false).await;
-    let manager = site.manager().await;
-    let vm = make(&manager, wish(&site, "web", &[1, 2], false)).await.vm;
+    let (site, manager, vm) = Site::with_web(&[1, 2], false).await;
     let both = snap(&manager, vm.id, "both", SnapshotKind::Disk).await;
     let second = vm.hardware.disks[1].clone();
     done(&manager, manager.detach_disk(&call(), vm.id, second.id).await.unwrap().id).await;
@@ -98,9 +96,7 @@ async fn the_guest_given_up_can_be_had_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_nobody_holds_goes_with_the_state_that_is_discarded() {
-    let site = Site::new(false).await;
-    let manager = site.manager().await;
-    let vm = make(&manager, wish(&site, "web", &[1], false)).await.vm;
+    let (site, manager, vm) = Site::with_web(&[1], false).await;
     let one = snap(&manager, vm.id, "one", SnapshotKind::Disk).await;
     let disk = DiskSpec { size: Some(Bytes(8192)), ..DiskSpec::default() };
     let attach = DiskAttach { disk, slot: None };
@@ -116,9 +112,7 @@ async fn a_disk_that_nobody_holds_goes_with_the_state_that_is_discarded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hardware_goes_back_with_the_node() {
-    let site = Site::new(false).await;
-    let manager = site.manager().await;
-    let vm = make(&manager, wish(&site, "web", &[1], false)).await.vm;
+    let (_site, manager, vm) = Site::with_web(&[1], false).await;
     let old = snap(&manager, vm.id, "old", SnapshotKind::Disk).await;
     let bigger = VmUpdate { cpus: Some(4), memory: Some(Bytes::mib(1024)), ..VmUpdate::default() };
     let Outcome::Job(changed) = manager.update_vm(&call(), vm.id, bigger).await.unwrap() else {
@@ -136,9 +130,7 @@ async fn hardware_goes_back_with_the_node() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_given_up_expires() {
-    let site = Site::new(false).await;
-    let manager = site.manager().await;
-    let vm = make(&manager, wish(&site, "web", &[1], false)).await.vm;
+    let (_site, manager, vm) = Site::with_web(&[1], false).await;
     let one = snap(&manager, vm.id, "one", SnapshotKind::Disk).await;
     let short = Apply { keep_for: Some(Micros(1)), ..Apply::default() };
     apply(&manager, one, short.clone()).await;
@@ -161,9 +153,7 @@ async fn what_is_given_up_expires() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn space_counts_memory() {
-    let site = Site::new(false).await;
-    let manager = site.manager().await;
-    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm;
+    let (_site, manager, vm) = Site::with_web(&[1], true).await;
     let one = snap(&manager, vm.id, "one", SnapshotKind::DiskAndMemory).await;
     let view = manager.snapshot(&caller(), one, true).await.unwrap();
     let space = view.space.unwrap();
@@ -182,9 +172,7 @@ async fn space_counts_memory() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_locked_node_stays() {
-    let site = Site::new(false).await;
-    let manager = site.manager().await;
-    let vm = make(&manager, wish(&site, "web", &[1], false)).await.vm.id;
+    let (_site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], false).await;
     let root = snap(&manager, vm, "root", SnapshotKind::Disk).await;
     let leaf = snap(&manager, vm, "leaf", SnapshotKind::Disk).await;
     let lock = |locked| SnapshotUpdate { locked: Some(locked), ..SnapshotUpdate::default() };
