@@ -153,12 +153,7 @@ impl Transaction {
         if let Some(vm) = filter.vm {
             conditions.and("id IN (SELECT job FROM job_vms WHERE vm = ?)", vm);
         }
-        let total = self.count("SELECT COUNT(*) AS n FROM jobs", conditions.clone()).await?;
-        if let Some(after) = page.after {
-            conditions.and("id < ?", after);
-        }
-        let rows = self.listed("SELECT * FROM jobs", conditions, " ORDER BY id DESC", page.limit).await?;
-        Ok(Page::of(rows.iter().map(read).collect::<Result<_>>()?, page.limit, total))
+        self.page("jobs", true, conditions, page, read).await
     }
 
     /// Jobs that have not ended, the oldest first.

@@ -153,19 +153,13 @@ impl Transaction {
 
     /// Snapshots in the order of their making.
     pub async fn snapshots(&mut self, filter: &SnapshotFilter, page: &PageOf<SnapshotId>) -> Result<Page<Snapshot>> {
-        let mut conditions = filter.conditions()?;
-        let total = self.count("SELECT COUNT(*) AS n FROM snapshots", conditions.clone()).await?;
-        if let Some(after) = page.after {
-            conditions.and("id > ?", after);
-        }
-        let rows = self.listed("SELECT * FROM snapshots", conditions, " ORDER BY id", page.limit).await?;
-        Ok(Page::of(rows.iter().map(read).collect::<Result<_>>()?, page.limit, total))
+        self.page("snapshots", false, filter.conditions()?, page, read).await
     }
 
     /// How many a machine has.
     pub async fn count_snapshots(&mut self, vm: VmId) -> Result<u64> {
         let filter = SnapshotFilter { vm: Some(vm), ..SnapshotFilter::default() };
-        self.count("SELECT COUNT(*) AS n FROM snapshots", filter.conditions()?).await
+        self.count("snapshots", filter.conditions()?).await
     }
 
     /// What the stored memories of a machine's snapshots take.

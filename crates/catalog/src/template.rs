@@ -82,12 +82,7 @@ impl Transaction {
         if let Some(text) = &filter.search {
             conditions.and("searchable LIKE ? ESCAPE '!'", containing(text));
         }
-        let total = self.count("SELECT COUNT(*) AS n FROM templates", conditions.clone()).await?;
-        if let Some(after) = page.after {
-            conditions.and("id > ?", after);
-        }
-        let rows = self.listed("SELECT * FROM templates", conditions, " ORDER BY id", page.limit).await?;
-        Ok(Page::of(rows.iter().map(read).collect::<Result<_>>()?, page.limit, total))
+        self.page("templates", false, conditions, page, read).await
     }
 
     async fn stale_template(&mut self, id: TemplateId) -> Error {

@@ -137,12 +137,7 @@ impl Transaction {
         if let Some(phase) = &filter.phase {
             conditions.and("phase = ?", word(phase)?);
         }
-        let total = self.count("SELECT COUNT(*) AS n FROM vms", conditions.clone()).await?;
-        if let Some(after) = page.after {
-            conditions.and("id > ?", after);
-        }
-        let rows = self.listed("SELECT * FROM vms", conditions, " ORDER BY id", page.limit).await?;
-        Ok(Page::of(rows.iter().map(read).collect::<Result<_>>()?, page.limit, total))
+        self.page("vms", false, conditions, page, read).await
     }
 
     /// Of these machines, those that there are.
@@ -190,23 +185,40 @@ impl Transaction {
     }
 
     /// How many there are.
-    pub(crate) async fn count(&mut self, head: &str, conditions: Conditions) -> Result<u64> {
-        let (sql, args) = conditions.statement(head, "");
+    pub(crate) async fn count(&mut self, table: &'static str, conditions: Conditions) -> Result<u64> {
+        let (sql, args) = conditions.statement(&format!("SELECT COUNT(*) AS n FROM {table}"), "");
         let count = self.row("count", AssertSqlSafe(sql), args).await?.int("n")?;
         u64::try_from(count).map_err(|e| Error::corrupt("a count", e))
     }
 
-    /// One more than `limit`, to know whether there are more.
-    pub(crate) async fn listed(
+    /// A page of a table's rows. They are counted only if these are not all: a search reads everything once, not twice.
+    pub(crate) async fn page<Id: Copy, T>(
         &mut self,
-        head: &str,
+        table: &'static str,
+        newest_first: bool,
         mut conditions: Conditions,
-        order: &'static str,
-        limit: u32,
-    ) -> Result<Vec<AnyRow>> {
-        let limit = conditions.arg(i64::from(limit) + 1);
-        let (sql, args) = conditions.statement(head, &format!("{order} LIMIT {limit}"));
-        self.rows("list", AssertSqlSafe(sql), args).await
+        page: &PageOf<Id>,
+        read: fn(&AnyRow) -> Result<T>,
+    ) -> Result<Page<T>>
+    where
+        Arg: From<Id>,
+    {
+        let all = conditions.clone();
+        let (beyond, order) = if newest_first { ("id < ?", " DESC") } else { ("id > ?", "") };
+        if let Some(after) = page.after {
+            conditions.and(beyond, after);
+        }
+        // One more than is wanted, to know whether there are more.
+        let limit = conditions.arg(i64::from(page.limit) + 1);
+        let tail = format!(" ORDER BY id{order} LIMIT {limit}");
+        let (sql, args) = conditions.statement(&format!("SELECT * FROM {table}"), &tail);
+        let items = self.rows("list", AssertSqlSafe(sql), args).await?.iter().map(read).collect::<Result<Vec<T>>>()?;
+        let found = u64::try_from(items.len()).unwrap_or(u64::MAX);
+        let total = match page.after {
+            None if found <= u64::from(page.limit) => found,
+            None | Some(_) => self.count(table, all).await?,
+        };
+        Ok(Page::of(items, page.limit, total))
     }
 }
 
