@@ -4,13 +4,13 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, FallocateFlags, RenameFlags, fallocate, renameat_with};
 use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::fault;
 use crate::life::Life;
-use crate::{Result, fault};
 
 /// A folder of such files.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ pub(crate) struct Folder {
 
 impl Folder {
     /// Makes the folder if need be, readable by its owner only.
-    pub(crate) fn open(path: PathBuf, life: Life) -> Result<Folder> {
+    pub(crate) fn open(path: PathBuf, life: Life) -> crate::Result<Folder> {
         make(&path).map_err(|error| fault::of_io(format_args!("make {}", path.display()), &error))?;
         Ok(Folder { path, life })
     }
@@ -30,8 +30,12 @@ impl Folder {
         self.path.join(name)
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The value stored under a name. A file that does not parse is an error: it was written whole.
-    pub(crate) fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+    pub(crate) fn read<T: DeserializeOwned>(&self, name: &str) -> crate::Result<Option<T>> {
         let path = self.file(name);
         let failed = |error: &io::Error| fault::of_io(format_args!("read {}", path.display()), error);
         match fs::read(&path) {
@@ -42,7 +46,7 @@ impl Folder {
     }
 
     /// Stores a value durably.
-    pub(crate) fn write(&self, name: &str, value: &impl Serialize) -> Result<()> {
+    pub(crate) fn write(&self, name: &str, value: &impl Serialize) -> crate::Result<()> {
         self.life.check()?;
         let path = self.file(name);
         let store = || {
@@ -58,14 +62,39 @@ impl Folder {
     }
 
     /// Removes a value durably; what is not there is a success.
-    pub(crate) fn remove(&self, name: &str) -> Result<()> {
+    pub(crate) fn remove(&self, name: &str) -> crate::Result<()> {
         self.life.check()?;
         remove_file(&self.file(name))
     }
 }
 
+/// Holds some room in a folder, for what must be written there when its file system is full: stopping a machine writes.
+const SPARE: &str = ".spare";
+/// Its size; less where there is no room for that.
+const SPARE_SIZES: [u64; 4] = [256 << 10, 128 << 10, 64 << 10, 16 << 10];
+
+/// Runs what replaces a small file below a folder; on a full file system once more, in the room that the folder holds.
+pub(crate) fn with_spare<T, E>(
+    folder: &Path,
+    is_full: impl Fn(&E) -> bool,
+    write: impl Fn() -> Result<T, E>,
+) -> Result<T, E> {
+    let spare = folder.join(SPARE);
+    let mut done = write();
+    if done.as_ref().is_err_and(is_full) && fs::remove_file(&spare).is_ok() {
+        done = write();
+    }
+    if !fs::metadata(&spare).is_ok_and(|held| held.len() >= SPARE_SIZES[SPARE_SIZES.len() - 1]) {
+        // The room of what was replaced is free now, so there is enough for the next time.
+        let hold =
+            |size: &u64| File::create(&spare).and_then(|file| Ok(fallocate(file, FallocateFlags::empty(), 0, *size)?));
+        SPARE_SIZES.iter().find(|size| hold(size).is_ok());
+    }
+    done
+}
+
 /// Removes a file durably; what is not there is a success.
-pub(crate) fn remove_file(path: &Path) -> Result<()> {
+pub(crate) fn remove_file(path: &Path) -> crate::Result<()> {
     match fs::remove_file(path) {
         Ok(()) => sync_parent(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -6,12 +6,12 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
-use keyframe_agent_api::{FaultKind, Generation, VmId};
+use keyframe_agent_api::{Fault, FaultKind, Generation, VmId};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::durable::Folder;
+use crate::durable::{Folder, with_spare};
 use crate::fault::fault;
 use crate::life::Life;
 
@@ -64,7 +64,8 @@ impl Turns {
     }
 
     fn store(&self, vm: VmId, new: Seen) -> Result<()> {
-        self.folder.write(&file(vm), &new)?;
+        let is_full = |fault: &Fault| fault.kind == FaultKind::NoSpace;
+        with_spare(self.folder.path(), is_full, || self.folder.write(&file(vm), &new))?;
         self.seen.lock().insert(vm, new);
         Ok(())
     }
@@ -167,6 +168,10 @@ impl Drop for Turn<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
+    use keyframe_lab::mounted::Mounted;
+
     use super::*;
 
     fn kind<T>(result: Result<T>) -> Option<FaultKind> {
@@ -220,5 +225,20 @@ mod tests {
         turn.forget().unwrap();
         assert_eq!(turns.newest(vm).unwrap(), Generation(0));
         assert!(!dir.path().join("vms").join(vm.to_string()).exists());
+    }
+
+    /// Whoever takes all the room there is does not keep a machine from being stopped.
+    #[test]
+    fn a_full_file_system_is_in_the_way_of_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let Some(_small) = Mounted::over(dir.path(), "1m").unwrap() else { return };
+        let turns = Turns::open(dir.path().join("vms"), Life::new()).unwrap();
+        let vm = VmId::new();
+        turns.admit(vm, Generation(1)).unwrap();
+        let mut guest = std::fs::File::create(dir.path().join("guest")).unwrap();
+        for generation in 2..100 {
+            while guest.write_all(&[7; 4096]).is_ok() {}
+            turns.admit(vm, Generation(generation)).unwrap();
+        }
     }
 }

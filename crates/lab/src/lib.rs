@@ -9,6 +9,7 @@ pub mod guest;
 pub mod hold;
 pub mod kvm;
 pub mod machine;
+pub mod mounted;
 pub mod postgres;
 pub mod process;
 pub mod qga;

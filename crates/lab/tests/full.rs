@@ -2,48 +2,22 @@
 //!
 //! The first needs a small file system of its own for memory images, and so root; without it that test says so and ends.
 
-use std::path::Path;
-use std::process::Command;
-
 use anyhow::{Context, Result, ensure};
 use keyframe_lab::console::Mark;
-use keyframe_lab::process::run_tool;
+use keyframe_lab::mounted::Mounted;
 use keyframe_lab::scratch;
 use keyframe_lab::site::{PATIENCE, Site, SiteOptions};
 
 /// Room for half of the guest's memory.
-const ROOM: &str = "size=48m";
-
-/// A small file system, unmounted when dropped.
-struct Mounted<'a>(&'a Path);
-
-impl<'a> Mounted<'a> {
-    fn over(folder: &'a Path) -> Result<Mounted<'a>> {
-        std::fs::create_dir_all(folder)?;
-        run_tool(Command::new("mount").args(["-t", "tmpfs", "-o", ROOM, "kf-lab"]).arg(folder))?;
-        Ok(Mounted(folder))
-    }
-}
-
-impl Drop for Mounted<'_> {
-    fn drop(&mut self) {
-        if let Err(e) = run_tool(Command::new("umount").arg("--lazy").arg(self.0)) {
-            eprintln!("{e:#}");
-        }
-    }
-}
+const ROOM: &str = "48m";
 
 #[test]
 fn a_snapshot_for_whose_memory_there_is_no_space_fails_and_the_guest_goes_on() -> Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        println!("SKIPPED: a small file system can be mounted by root only");
-        return Ok(());
-    }
     let site = Site::up(&scratch::keyframe()?, &SiteOptions::default())?;
     let folder = site.data().join("memory");
     let vm = site.boot("web", "256M", "lab=stamp lab=pages,64")?;
     vm.counters(Mark::default())?;
-    let full = Mounted::over(&folder)?;
+    let Some(full) = Mounted::over(&folder, ROOM)? else { return Ok(()) };
     let refused = site.refusal(["snapshot", "create", "web@big", "--memory"])?;
     println!("{refused}");
     ensure!(refused.to_lowercase().contains("space"), "the reason is not named: {refused}");

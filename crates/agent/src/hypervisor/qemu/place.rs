@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use keyframe_agent_api::{Accelerator, DiskId, Machine, Timestamp, VmId};
 use serde::{Deserialize, Serialize};
 
+use crate::durable::with_spare;
 use crate::hypervisor::BlockAddress;
 
 /// Files and sockets of one machine.
@@ -144,8 +145,10 @@ impl Place {
     /// Replaces the record. It need not survive the host, for the process does not either.
     pub(super) fn write_record(&self, record: &Record) -> io::Result<()> {
         let draft = self.dir.join("machine.json.new");
-        fs::write(&draft, serde_json::to_vec_pretty(record)?)?;
-        fs::rename(draft, self.record())
+        let text = serde_json::to_vec_pretty(record)?;
+        let write = || fs::write(&draft, &text).and_then(|()| fs::rename(&draft, self.record()));
+        let is_full = |e: &io::Error| e.kind() == io::ErrorKind::StorageFull;
+        with_spare(self.dir.parent().unwrap_or(&self.dir), is_full, write)
     }
 }
 
