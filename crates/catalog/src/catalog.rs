@@ -14,6 +14,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep};
 
 use crate::keeper::Hold;
+use crate::reserve::Reserve;
 use crate::{Error, ErrorKind, Result, Transaction};
 
 /// Most connections: one writes, the others read.
@@ -41,6 +42,7 @@ pub(crate) struct Inner {
     pub(crate) newest: watch::Sender<i64>,
     pub(crate) statements: AtomicU64,
     pub(crate) rows: AtomicU64,
+    pub(crate) reserve: Reserve,
 }
 
 /// Which database.
@@ -85,6 +87,7 @@ impl Catalog {
             newest,
             statements: AtomicU64::new(0),
             rows: AtomicU64::new(0),
+            reserve: Reserve::default(),
         };
         let catalog = Catalog { inner: Arc::new(inner) };
         let newest = catalog.read().await?.last_event().await?;

@@ -19,6 +19,7 @@ mod leftover;
 mod lock;
 mod page;
 mod request;
+mod reserve;
 mod setting;
 mod snapshot;
 mod sql;

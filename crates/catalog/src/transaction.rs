@@ -33,6 +33,7 @@ impl Transaction {
 
     pub(crate) async fn write(catalog: &Arc<Inner>) -> Result<Transaction> {
         let turn = catalog.writer.clone().lock_owned().await;
+        catalog.reserve.look(&catalog.database);
         let begin = match catalog.database {
             Database::Sqlite(_) => "BEGIN IMMEDIATE",
             // Each statement sees all that was committed before it; with the lock below, that is all there is.

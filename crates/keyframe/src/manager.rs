@@ -12,7 +12,7 @@ use keyframe_api::token::ADMIN;
 use keyframe_api::{Listen, Server};
 use keyframe_catalog::{Catalog, Token, TokenHash};
 use keyframe_manager::{Config, Manager};
-use keyframe_model::agent::Timestamp;
+use keyframe_model::agent::{Bytes, Timestamp};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -51,7 +51,8 @@ async fn serve(data: &Path, paths: &Paths, config: &ManagerConfig) -> Result<()>
     let agent = config.agent(data, paths.agent_socket());
     let section = &config.manager;
     let (compress_after, max_snapshots) = (section.compress_after, section.snapshots_per_vm);
-    let config_of_manager = Config { compress_after, max_snapshots, ..Config::new(catalog, agent) };
+    let reserve = Bytes(section.reserve.0);
+    let config_of_manager = Config { compress_after, max_snapshots, reserve, ..Config::new(catalog, agent) };
     let manager = Manager::start(config_of_manager).await?;
     admin_token(&manager, &token_file(data)).await?;
     let listen = Listen { socket: socket(data), tcp: config.manager.listen };

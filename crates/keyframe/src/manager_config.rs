@@ -12,6 +12,7 @@
 //! agent_tls = { ca = "ca.pem", identity = "manager.pem" } # certificate and key in one file; for an agent elsewhere
 //! compress_after = "1h"           # KEYFRAME_COMPRESS_AFTER; age at which stored memory is compressed, or "off"
 //! snapshots_per_vm = 10000        # KEYFRAME_SNAPSHOTS_PER_VM; the most that a machine may have
+//! reserve = "16M"                 # KEYFRAME_RESERVE; kept for a catalog in a file, for when its disk is full; 0 for none
 //! ```
 
 use std::net::SocketAddr;
@@ -19,10 +20,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use keyframe_agent::config::{FILE, Log};
+use keyframe_engine::units::Bytes;
 use keyframe_manager::AgentAddress;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
+use crate::size::parse_size;
 use crate::span::{Span, parse_span};
 
 /// What this manager is told.
@@ -50,6 +53,9 @@ pub(crate) struct Section {
     pub(crate) compress_after: Option<Span>,
     /// Most snapshots of a machine.
     pub(crate) snapshots_per_vm: u32,
+    /// Room for the catalog when its disk is full; none if 0.
+    #[serde(deserialize_with = "size")]
+    pub(crate) reserve: Bytes,
 }
 
 /// PEM files, relative to the data directory.
@@ -71,6 +77,7 @@ impl Default for Section {
             agent_tls: None,
             compress_after: Some(Span::from_secs(3600)),
             snapshots_per_vm: 10_000,
+            reserve: Bytes(16 << 20),
         }
     }
 }
@@ -81,6 +88,10 @@ fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAd
 
 fn age<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Span>, D::Error> {
     parse_age(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+    parse_size(&String::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
 fn parse_age(text: &str) -> Result<Option<Span>, String> {
@@ -131,6 +142,9 @@ impl ManagerConfig {
         }
         if let Some(most) = set("KEYFRAME_SNAPSHOTS_PER_VM") {
             config.manager.snapshots_per_vm = most.parse().context("KEYFRAME_SNAPSHOTS_PER_VM is a number")?;
+        }
+        if let Some(reserve) = set("KEYFRAME_RESERVE") {
+            config.manager.reserve = parse_size(&reserve).map_err(anyhow::Error::msg).context("KEYFRAME_RESERVE")?;
         }
         config.manager.catalog = set("KEYFRAME_CATALOG").unwrap_or(config.manager.catalog);
         config.manager.agent = set("KEYFRAME_AGENT").or(config.manager.agent);
@@ -183,9 +197,11 @@ mod tests {
     fn the_environment_wins_over_the_file() {
         let text = "[manager]\nlisten = \"off\"\ncatalog = \"a.db\"\n";
         assert_eq!(load(text, &[]).unwrap().manager.listen, None);
-        let config = load("[manager]\ncompress_after = \"off\"\nsnapshots_per_vm = 5\n", &[]).unwrap().manager;
-        assert_eq!((config.compress_after, config.snapshots_per_vm), (None, 5));
-        let config = load("", &[("KEYFRAME_COMPRESS_AFTER", "5m")]).unwrap().manager;
+        let text_of_numbers = "[manager]\ncompress_after = \"off\"\nsnapshots_per_vm = 5\nreserve = \"1M\"\n";
+        let config = load(text_of_numbers, &[]).unwrap().manager;
+        assert_eq!((config.compress_after, config.snapshots_per_vm, config.reserve), (None, 5, Bytes(1 << 20)));
+        let config = load("", &[("KEYFRAME_COMPRESS_AFTER", "5m"), ("KEYFRAME_RESERVE", "0")]).unwrap().manager;
+        assert_eq!(config.reserve, Bytes(0));
         assert_eq!((config.compress_after, config.snapshots_per_vm), (Some(Span::from_secs(300)), 10_000));
         let config = load(text, &[("KEYFRAME_LISTEN", "[::1]:1"), ("KEYFRAME_CATALOG", "b.db")]).unwrap();
         assert_eq!(config.manager.listen, Some("[::1]:1".parse().unwrap()));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyframe_catalog::{Catalog, Request, Transaction};
-use keyframe_model::agent::{JobId, Timestamp, VmId};
+use keyframe_model::agent::{Bytes, JobId, Timestamp, VmId};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::task::JoinSet;
@@ -40,6 +40,8 @@ pub struct Config {
     pub compress_after: Option<Duration>,
     /// Most snapshots of a machine.
     pub max_snapshots: u32,
+    /// Room kept for a catalog in a file, for when its disk is full; none if 0.
+    pub reserve: Bytes,
     /// How long ended jobs and the keys of requests are remembered.
     pub memory: Duration,
 }
@@ -57,6 +59,7 @@ impl Config {
             look: Duration::from_secs(10),
             compress_after: Some(Duration::from_secs(3600)),
             max_snapshots: 10_000,
+            reserve: Bytes::mib(16),
             memory: Duration::from_secs(30 * 24 * 3600),
         }
     }
@@ -76,9 +79,10 @@ impl Manager {
     /// Becomes the catalog's manager, takes up what the one before left unfinished, and looks after the hosts from then on.
     /// Does not wait for a host.
     pub async fn start(config: Config) -> Result<Arc<Manager>> {
-        let Config { catalog, agent, holder, takeover, patience, jobs, look, compress_after, max_snapshots, memory } =
-            config;
+        let Config { catalog, agent, holder, takeover, patience, jobs, look, .. } = config;
+        let Config { compress_after, max_snapshots, reserve, memory, .. } = config;
         catalog.claim(&holder, takeover).await?;
+        catalog.set_reserve(reserve);
         let agent = Agent::new(&agent, patience)?;
         let engine = Engine::new(catalog.clone(), kind::registry(&agent), jobs);
         reconcile::register(&catalog, &agent).await?;

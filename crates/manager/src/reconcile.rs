@@ -16,6 +16,7 @@ use keyframe_model::{Notice, Rest, Vm, VmEvent, VmState, delete};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::agent::{Agent, Events};
+use crate::job::FULL;
 use crate::kind::hold::rest_of;
 use crate::kind::snapshot_delete::{SnapshotDelete, SnapshotDeleteOrder};
 use crate::{ErrorKind, Manager, Result};
@@ -220,8 +221,12 @@ async fn observe(manager: &Manager, vm: VmId, power: &Power) -> Result<bool> {
 pub(crate) async fn tidy(manager: Arc<Manager>, memory: Duration) {
     let mut ticks = interval(TIDY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = false;
     loop {
         ticks.tick().await;
+        if let Err(e) = tell_of_room(&manager, &mut told).await {
+            tracing::warn!(error = &e as &dyn std::error::Error, "cannot tell how full the catalog's disk is");
+        }
         if let Err(e) = prune(&manager, memory).await {
             tracing::warn!(error = &e as &dyn std::error::Error, "cannot delete what has expired");
         }
@@ -229,6 +234,23 @@ pub(crate) async fn tidy(manager: Arc<Manager>, memory: Duration) {
             tracing::warn!(error = &e as &dyn std::error::Error, "cannot delete what jobs have left");
         }
     }
+}
+
+/// Looks after the catalog's reserve, and tells whoever listens when nothing else is left, and when there is room again.
+pub(crate) async fn tell_of_room(manager: &Manager, told: &mut bool) -> Result<()> {
+    manager.catalog.tend_reserve().await?;
+    let short = manager.catalog.is_short_of_room();
+    if short == *told {
+        return Ok(());
+    }
+    let mut tx = manager.catalog.write().await?;
+    if let Some(mut host) = tx.find_host(LOCAL).await? {
+        tx.update_host(&mut host).await?;
+        tx.remark(if short { FULL } else { "there is room again on the disk that the catalog is on" });
+    }
+    tx.commit().await?;
+    *told = short;
+    Ok(())
 }
 
 /// Deletes what jobs could not delete, unless something refers to it.

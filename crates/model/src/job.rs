@@ -58,6 +58,33 @@ pub enum JobKind {
     TemplateDelete,
 }
 
+impl JobKind {
+    /// Whether something new takes room when it is done, which what ends, stops or deletes something does not.
+    pub const fn takes_room(self) -> bool {
+        match self {
+            JobKind::VmCreate
+            | JobKind::DiskAttach
+            | JobKind::SnapshotCreate
+            | JobKind::SnapshotApply
+            | JobKind::SnapshotCompress
+            | JobKind::Clone
+            | JobKind::TemplateCreate => true,
+            JobKind::VmStart
+            | JobKind::VmStop
+            | JobKind::VmPause
+            | JobKind::VmResume
+            | JobKind::VmReset
+            | JobKind::VmConfigure
+            | JobKind::VmDelete
+            | JobKind::DiskDetach
+            | JobKind::DiskResize
+            | JobKind::SnapshotDelete
+            | JobKind::SnapshotVerify
+            | JobKind::TemplateDelete => false,
+        }
+    }
+}
+
 /// The state of a job.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 mod durability;
+mod full;
 mod inventory;
 mod jobs;
 mod large;

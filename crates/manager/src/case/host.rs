@@ -3,6 +3,7 @@
 use keyframe_catalog::Host;
 use keyframe_model::agent::{Accelerator, HostInfo, Timestamp};
 
+use crate::job::FULL;
 use crate::request::{Caller, HostStatus, HostView};
 use crate::{Error, ErrorKind, Manager, Result};
 
@@ -29,6 +30,12 @@ impl Manager {
     }
 
     async fn view(&self, host: Host) -> Result<HostView> {
+        let mut view = self.seen(host).await?;
+        view.notices.extend(self.catalog.is_short_of_room().then(|| FULL.to_owned()));
+        Ok(view)
+    }
+
+    async fn seen(&self, host: Host) -> Result<HostView> {
         match self.agent.host().await {
             Ok(info) => Ok(HostView {
                 name: host.name,

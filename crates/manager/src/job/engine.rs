@@ -22,6 +22,10 @@ use super::tap::{self, SharedTap};
 use super::{Kind, Registry};
 use crate::{Error, ErrorKind, Result};
 
+/// What is wrong when the catalog has only its reserve left, with the way out.
+pub(crate) const FULL: &str = "the disk that the catalog is on is full, so nothing new can be made: delete snapshots with \
+                               memory or machines, or make room there";
+
 /// How patient and how busy an engine is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
@@ -107,6 +111,9 @@ impl Engine {
     /// Orders a job as part of a transaction. After an error the transaction must be dropped; after its commit the job must be
     /// woken.
     pub async fn enqueue<K: Kind>(&self, tx: &mut Transaction, caller: &str, order: K::Order) -> Result<JobId> {
+        if K::KIND.takes_room() && self.inner.catalog.is_short_of_room() {
+            return Err(Error::new(ErrorKind::NoSpace, FULL));
+        }
         let id = JobId::new();
         let begun = self.inner.registry.typed::<K>()?.begin(tx, id, order).await?;
         let plan = serde_json::to_value(&begun.plan).map_err(|e| Error {

@@ -35,6 +35,7 @@ mod tests;
 mod words;
 
 pub use context::{Context, Outputs};
+pub(crate) use engine::FULL;
 pub use engine::{Engine, Limits};
 pub use kind::{Begun, Ending, Kind, Outcome};
 pub use registry::Registry;

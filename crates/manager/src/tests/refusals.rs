@@ -1,21 +1,20 @@
 //! What is refused, in which words, and that nothing has happened then.
 
-use keyframe_model::SnapshotKind;
 use keyframe_model::agent::{Bytes, Generation, Micros};
 use keyframe_model::copy::NicPolicy;
+use keyframe_model::{SnapshotKind, Vm};
 
 use super::scenario::clone_of;
-use super::site::{Site, call, caller, done, make, refused, snap, wish};
-use crate::ErrorKind;
+use super::site::{Site, call, caller, done, refused, snap, wish};
 use crate::request::{
-    Apply, Call, Caller, CloneMemory, CloneSource, DiskResize, DiskSpec, SnapshotCreate, VmDelete, VmUpdate,
+    Apply, Call, Caller, CloneMemory, CloneSource, DiskResize, DiskSpec, SnapshotCreate, SnapshotDelete, StopRequest,
+    VmDelete, VmUpdate,
 };
+use crate::{Config, ErrorKind, Manager, reconcile};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn words() {
-    let site = Site::new(false).await;
-    let manager = site.manager().await;
-    let vm = make(&manager, wish(&site, "web", &[1], false)).await.vm;
+    let (site, manager, vm) = Site::with_web(&[1], false).await;
     let disk = snap(&manager, vm.id, "disk", SnapshotKind::Disk).await;
     let before = site.catalog.read().await.unwrap().dump().await.unwrap();
 
@@ -82,9 +81,7 @@ async fn words() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn names_that_look_like_identifiers_are_refused() {
-    let site = Site::new(false).await;
-    let manager = site.manager().await;
-    let vm = make(&manager, wish(&site, "web", &[1], false)).await.vm;
+    let (site, manager, vm) = Site::with_web(&[1], false).await;
     let name = vm.id.to_string();
     let check = |error: crate::Error| {
         assert_eq!(error.kind, ErrorKind::Invalid);
@@ -100,9 +97,7 @@ async fn names_that_look_like_identifiers_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_machine_is_not_changed_or_deleted_by_accident() {
-    let site = Site::new(false).await;
-    let manager = site.manager().await;
-    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm.id;
+    let (_site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], true).await;
     let error = refused(manager.delete_vm(&call(), vm, VmDelete::default()).await);
     assert_eq!(error.message, "cannot delete web: it is running; stop it first, or force it");
     let error = refused(manager.update_vm(&call(), vm, VmUpdate { cpus: Some(2), ..VmUpdate::default() }).await);
@@ -115,9 +110,7 @@ async fn a_running_machine_is_not_changed_or_deleted_by_accident() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_memory_leaves_the_disks_usable() {
-    let site = Site::new(false).await;
-    let manager = site.manager().await;
-    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm.id;
+    let (site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], true).await;
     let snapshot = snap(&manager, vm, "s", SnapshotKind::DiskAndMemory).await;
     for entry in std::fs::read_dir(site.path("memory")).unwrap() {
         std::fs::remove_file(entry.unwrap().path()).unwrap();
@@ -133,9 +126,7 @@ async fn a_lost_memory_leaves_the_disks_usable() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_operations_at_once() {
-    let site = Site::new(false).await;
-    let manager = site.manager().await;
-    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm.id;
+    let (site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], true).await;
     site.with_agent(|agent| agent.array("fake").faults().slow(std::time::Duration::from_millis(300)));
     let first = manager.create_snapshot(&call(), vm, SnapshotCreate::default()).await.unwrap();
     let error = refused(manager.create_snapshot(&call(), vm, SnapshotCreate::default()).await);
@@ -158,5 +149,34 @@ async fn the_same_wish_twice_is_one_job() {
     let error = refused(manager.create_vm(&keyed, wish(&site, "other", &[1], false)).await);
     assert_eq!(error.kind, ErrorKind::Taken);
     done(&manager, one.id).await;
+    manager.stop().await;
+}
+
+/// What takes room is refused while the catalog has none to spare; what gives some back is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_new_is_made_on_a_full_disk() {
+    let (site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], true).await;
+    let snapshot = snap(&manager, vm, "s", SnapshotKind::Disk).await;
+    manager.stop().await;
+    // No disk has that much room to keep.
+    let manager = Manager::start(Config { reserve: Bytes(1 << 60), ..site.config() }).await.unwrap();
+    let mut events = manager.events(&caller(), None).await.unwrap();
+    let mut told = false;
+    reconcile::tell_of_room(&manager, &mut told).await.unwrap();
+    let says = "the disk that the catalog is on is full, so nothing new can be made: delete snapshots with memory or \
+                machines, or make room there";
+    assert!(told);
+    while !events.next().await.unwrap().iter().any(|event| event.text.as_deref() == Some(says)) {}
+    assert!(manager.host(&caller(), "local").await.unwrap().notices.iter().any(|notice| notice == says));
+    for error in [
+        refused(manager.create_snapshot(&call(), vm, SnapshotCreate::default()).await),
+        refused(manager.create_vm(&call(), wish(&site, "new", &[1], false)).await),
+    ] {
+        assert_eq!((error.kind, error.message.as_str()), (ErrorKind::NoSpace, says));
+    }
+    let deleted = manager.delete_snapshot(&call(), snapshot, SnapshotDelete::default()).await.unwrap();
+    done(&manager, super::site::job(deleted)).await;
+    let hard = StopRequest { hard: true, ..StopRequest::default() };
+    done(&manager, manager.stop_vm(&call(), vm, hard).await.unwrap().id).await;
     manager.stop().await;
 }

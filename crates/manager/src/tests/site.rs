@@ -101,7 +101,7 @@ impl Site {
 
     /// How it is set.
     pub(crate) fn config(&self) -> Config {
-        Config { jobs: LIMITS, ..Config::new(self.catalog.clone(), self.address()) }
+        Config { jobs: LIMITS, reserve: Bytes(0), ..Config::new(self.catalog.clone(), self.address()) }
     }
 
     /// Kills the agent as `kill -9` does, and starts another.
