@@ -147,7 +147,16 @@ SNAPSHOT              KIND  CONSISTENT        CREATED (UTC)  REMARKS
     ensure!(site.json(["snapshot", "list", "web"])? == tree, "a dry run deletes: {dry}");
     site.run(["snapshot", "delete", "web", "--all"])?;
     ensure!(site.json(["snapshot", "list", "web"])? == json!([]), "something is left");
-    site.run(["vm", "start", "web"]).map(drop)
+    // The memory of a guest that has never run is a memory, too.
+    site.run(["vm", "start", "web", "--paused"])?;
+    let process = site.machine("web")?.pid()?;
+    site.run(["snapshot", "create", "web@new", "--memory"])?;
+    site.run(["snapshot", "create", "web@newer", "--memory"])?;
+    let power = || Ok::<_, anyhow::Error>(site.json(["vm", "show", "web"])?["state"]["power"].clone());
+    ensure!(site.machine("web")?.pid()? == process && power()? == "paused", "it is not as it was: {}", power()?);
+    site.run(["snapshot", "apply", "web@new", "--discard-current"])?;
+    ensure!(power()? == "running", "it does not run: {}", power()?);
+    site.run(["snapshot", "delete", "web", "--all"]).map(drop)
 }
 
 fn devices(site: &Site) -> Result<()> {

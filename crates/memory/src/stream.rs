@@ -117,6 +117,7 @@ pub fn read(input: impl Read, sink: &mut impl Sink) -> Result<(Head, DeviceState
                 }
             }
             section::FULL => break,
+            section::COMMAND if source.take::<5>()? == wire::SWITCHOVER => {}
             section::COMMAND => return Err(source.unsupported("carries commands, so it is no plain stream")),
             other => return Err(source.bad(format!("has a section of the unknown type {other:#x}"))),
         }

@@ -21,6 +21,10 @@ pub(crate) mod section {
     pub(crate) const FOOTER: u8 = 0x7e;
 }
 
+/// `MIG_CMD_SWITCHOVER_START`, which QEMU puts before the devices of a guest that stands still since 10.0, and which says no more
+/// than that they come.
+pub(crate) const SWITCHOVER: [u8; 5] = [section::COMMAND, 0, 11, 0, 0];
+
 /// `RAM_SAVE_FLAG_*`: the low bits of the offset that stands before a page.
 pub(crate) mod flag {
     pub(crate) const ZERO: u64 = 0x02;

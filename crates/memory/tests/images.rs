@@ -101,6 +101,20 @@ proptest! {
 }
 
 #[test]
+fn devices_may_be_announced_and_no_other_command_is_understood() {
+    let script = Script::striped(4);
+    let plain = script.stream();
+    let devices = plain.len() - 1 - script.devices.len() - b"\0\x06\0\0\0\x02{}".len();
+    let with = |command: &[u8]| understood(&[&plain[..devices], command, &plain[devices..]].concat());
+    // QEMU 10.0 does so where it stops the guest itself.
+    let announced = with(b"\x08\0\x0b\0\0").expect("it is sound");
+    assert_eq!(announced, understood(&plain).expect("it is sound"));
+    for other in [b"\x08\0\x01\0\0", b"\x08\0\x0b\0\x01"] {
+        assert_eq!(with(other).expect_err("it means something else").kind(), ErrorKind::Unsupported);
+    }
+}
+
+#[test]
 fn a_damaged_page_is_named() {
     let (_folder, path) = folder();
     capture(&Script::striped(40).stream()[..], &path, b"", quiet).expect("it can be captured");

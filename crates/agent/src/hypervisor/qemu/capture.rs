@@ -181,6 +181,10 @@ impl Work<'_> {
                 { "capability": "postcopy-ram", "state": false },
                 { "capability": "background-snapshot", "state": tracked }] })
         };
+        if self.is_new()? {
+            life::go_on(self.slot, self.live)?;
+            self.live.qmp.execute("stop", json!({})).map_err(self.slot.monitor("prepare a capture"))?;
+        }
         match self.patiently("migrate-set-capabilities", &caps(true)) {
             Ok(_) => return Ok(Way::Tracked),
             Err(e) if e.is_refusal() => tracing::warn!(vm = %self.slot.vm, "cannot track its memory: {e}"),
@@ -193,6 +197,13 @@ impl Work<'_> {
             .and_then(|_| self.live.qmp.execute("migrate-set-parameters", quick))
             .map_err(self.slot.monitor("prepare a capture"))?;
         Ok(Way::Still)
+    }
+
+    /// The guest has never run. Of such a one QEMU gives no memory, but aborts on the way; so it gets a moment, in which it
+    /// comes as far as the beginning of its firmware.
+    fn is_new(&self) -> Result<bool> {
+        let state = self.live.qmp.execute("query-status", json!({})).map_err(self.slot.monitor("prepare a capture"))?;
+        Ok(state["status"] == "prelaunch")
     }
 
     /// Repeats what QEMU refuses only because the last capture is not quite over.
