@@ -30,9 +30,9 @@ impl Site {
     }
 
     /// Orders a job, and waits until it is held at `place` or has ended.
-    pub fn hold(&self, line: &[&str], place: &str) -> Result<Held<'_>> {
+    pub fn hold(&self, line: &[impl AsRef<str>], place: &str) -> Result<Held<'_>> {
         self.arm(place)?;
-        let ordered = self.json(line.iter().chain(&["--no-wait"]))?;
+        let ordered = self.json(line.iter().map(AsRef::as_ref).chain(["--no-wait"]))?;
         let job = ordered["id"].as_str().with_context(|| format!("no job was ordered: {ordered}"))?.to_owned();
         let mut held = Held { job, reached: false, site: self };
         held.again()?;

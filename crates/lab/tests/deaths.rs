@@ -1,15 +1,16 @@
 //! Kill -9 of the agent, the manager or the machine before and after each step of each kind of job, and while a step is taken
 //! back: everything comes to rest, nothing is left over, and who was not killed runs on.
 //!
-//! Each step meets one of the victims here. `KEYFRAME_DEATHS=all` brings each together with each, before and after;
-//! `KEYFRAME_KIND=clone` plays jobs of one kind only.
+//! Each step meets one of the victims here, and every second one again while it is taken back. `KEYFRAME_DEATHS=all` brings each
+//! together with each, before and after; `KEYFRAME_KIND=clone` plays jobs of one kind only.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use keyframe_lab::hold::Held;
 use keyframe_lab::machine::Machine;
+use keyframe_lab::process::run_tool;
 use keyframe_lab::scratch;
 use keyframe_lab::site::{PATIENCE, Role, Site, SiteOptions, runs};
 use rustix::process::Pid;
@@ -45,6 +46,11 @@ const fn play(kind: &'static str, steps: usize, power: &'static str, order: &'st
 
 const MORE: &[&str] = &["disk", "attach", "web", "size=8M,name=more"];
 const LESS: &[&str] = &["disk", "detach", "web", "more"];
+const IMAGED: &[&str] =
+    &["vm", "create", "made", "--memory", "32M", "--image", QCOW2, "--disk", RAW_DISK, "--nic", "none", "--start"];
+/// Where images lie is known when they are made.
+const QCOW2: &str = "IMAGES.qcow2";
+const RAW_DISK: &str = "image=IMAGES.raw,name=raw";
 const MADE: &[&str] = &["vm", "create", "made", "--memory", "32M", "--disk", "8M", "--nic", "none", "--start"];
 
 const PLAYS: &[Play] = &[
@@ -64,7 +70,9 @@ const PLAYS: &[Play] = &[
         first: &[MADE, &["snapshot", "create", "made@one", "--memory"]],
         ..play("vm-delete", 4, "running", &["vm", "delete", "made", "--force"])
     },
+    play("vm-create", 2, "running", IMAGED),
     play("disk-attach", 2, "running", MORE),
+    play("disk-attach", 1, "stopped", MORE),
     Play { first: &[MORE], ..play("disk-detach", 1, "stopped", LESS) },
     Play { first: &[MORE], ..play("disk-resize", 1, "running", &["disk", "resize", "web", "more", "16M"]) },
     play("snapshot-create", 1, "running", &["snapshot", "create", "web@new", "--memory"]),
@@ -83,6 +91,22 @@ const PLAYS: &[Play] = &[
             &["snapshot", "apply", "web@start", "--keep-memory", "--keep-name", "new"],
         )
     },
+    // What is given up is no process.
+    play("snapshot-apply", 3, "stopped", &["snapshot", "apply", "web@start", "--keep-name", "new"]),
+    Play {
+        keeps: false,
+        ..play(
+            "snapshot-apply",
+            4,
+            "paused",
+            &["snapshot", "apply", "web@start", "--keep-memory", "--keep-name", "new"],
+        )
+    },
+    Play {
+        first: &[&["snapshot", "create", "web@new", "--memory"]],
+        ..play("snapshot-compress", 1, "running", &["snapshot", "compress", "web@new"])
+    },
+    play("snapshot-verify", 1, "running", &["snapshot", "verify", "web@start"]),
     // Its disk is in nothing else.
     Play {
         first: &[MORE, &["snapshot", "create", "web@new"], LESS],
@@ -106,10 +130,11 @@ fn plays() -> impl Iterator<Item = &'static Play> {
     PLAYS.iter().filter(move |play| only.as_deref().is_none_or(|kind| kind == play.kind))
 }
 
-/// Plays every step of every kind, with six pairs of a victim and a moment in a row, a step at a time, so that over the kinds each
+/// Plays every step of every kind, or one of so many, with six pairs of a victim and a moment in a row, a step at a time, so that over the kinds each
 /// pair comes up; or with all of them. `act` says whether the rest of a step's pairs can be played.
 fn rounds(
     moments: [&'static str; 2],
+    one_of: usize,
     act: impl Fn(&Stage<'_>, &'static Play, usize, Victim, &'static str) -> Result<bool>,
 ) -> Result<()> {
     let site = Site::up(&scratch::keyframe()?, &SiteOptions { apart: true, ..SiteOptions::default() })?;
@@ -120,7 +145,7 @@ fn rounds(
         for step in 0..play.steps {
             let pairs = VICTIMS.iter().flat_map(|&victim| moments.map(|when| (victim, when)));
             for (at, (victim, when)) in pairs.enumerate() {
-                if (all || at == round % 6) && !act(&stage, play, step, victim, when)? {
+                if (all || round % one_of == 0 && at == round / one_of % 6) && !act(&stage, play, step, victim, when)? {
                     break;
                 }
             }
@@ -132,7 +157,7 @@ fn rounds(
 
 #[test]
 fn whoever_is_killed_at_whatever_step_everything_comes_to_rest() -> Result<()> {
-    rounds(["before", "after"], |stage, play, step, victim, when| {
+    rounds(["before", "after"], 1, |stage, play, step, victim, when| {
         stage.play(play, step, victim, when)?;
         Ok(true)
     })
@@ -140,7 +165,9 @@ fn whoever_is_killed_at_whatever_step_everything_comes_to_rest() -> Result<()> {
 
 #[test]
 fn whoever_is_killed_while_a_job_is_taken_back_everything_comes_to_rest() -> Result<()> {
-    rounds(["before undo", "after undo"], |stage, play, step, victim, when| stage.take_back(play, step, victim, when))
+    rounds(["before undo", "after undo"], 2, |stage, play, step, victim, when| {
+        stage.take_back(play, step, victim, when)
+    })
 }
 
 /// What all rounds play on.
@@ -149,6 +176,8 @@ struct Stage<'a> {
     /// Nothing is done to it, so nothing happens to it.
     bystander: Machine<'a>,
     process: Pid,
+    /// The path of two images without its extension.
+    images: String,
 }
 
 impl<'a> Stage<'a> {
@@ -157,7 +186,15 @@ impl<'a> Stage<'a> {
         let process = bystander.pid()?;
         site.json(["vm", "create", "web", "--memory", "32M", "--disk", "8M", "--nic", "user", "--start"])?;
         site.json(["snapshot", "create", "web@start", "--memory"])?;
-        Ok(Stage { site, bystander, process })
+        let images = site.data().join("images").display().to_string();
+        let raw = format!("{images}.raw");
+        std::fs::write(&raw, vec![7; 8 << 20])?;
+        run_tool(Command::new("qemu-img").args(["convert", "-O", "qcow2", &raw, &format!("{images}.qcow2")]))?;
+        Ok(Stage { site, bystander, process, images })
+    }
+
+    fn order(&self, play: &Play) -> Vec<String> {
+        play.order.iter().map(|word| word.replace("IMAGES", &self.images)).collect()
     }
 
     /// Holds the job at a step, kills, lets it go on.
@@ -166,7 +203,7 @@ impl<'a> Stage<'a> {
         let scene = || format!("{victim:?} killed at {place} of `{}`", play.order.join(" "));
         self.prepare(play).with_context(|| format!("before {}", scene()))?;
         let process = self.site.machine("web")?.pid().ok();
-        let mut held = self.site.hold(play.order, &place).with_context(scene)?;
+        let mut held = self.site.hold(&self.order(play), &place).with_context(scene)?;
         ensure!(held.reached, "{}: there is no such step", scene());
         let began = Instant::now();
         self.kill(victim, &mut held).and_then(|()| self.settle(play, &held, victim, process)).with_context(scene)?;
@@ -182,7 +219,7 @@ impl<'a> Stage<'a> {
         // What is called off when its last step is done is done.
         let last = step + 1 == play.steps;
         let place = format!("{} {step} {}", play.kind, if last { "before" } else { "after" });
-        let mut held = self.site.hold(play.order, &place).with_context(scene)?;
+        let mut held = self.site.hold(&self.order(play), &place).with_context(scene)?;
         ensure!(held.reached, "{}: there is no such step", scene());
         if self.site.job(&held.job)?["cancellable"] != true {
             held.release()?;
