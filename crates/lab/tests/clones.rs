@@ -19,9 +19,16 @@ fn clones_outlive_what_they_were_made_of_and_boot_with_its_data() -> Result<()> 
     for name in ["one", "two", "three"] {
         vm.snapshot(name, &["--quiesce", "required", "--deadline", "30s"])?;
     }
-    site.json(["clone", "web@two", "--name", "of-two"])?;
+    // Another name for a clone, with other hardware if wished.
+    site.json(["vm", "create", "of-two", "--snapshot", "web@two", "--memory", "160M"])?;
     site.json(["template", "create", "web@one", "--name", "gold"])?;
-    site.json(["clone", "--template", "gold", "--name", "of-gold"])?;
+    site.json(["vm", "create", "of-gold", "--template", "gold", "--nic", "none"])?;
+    let (two, gold) = (site.machine("of-two")?.show()?, site.machine("of-gold")?.show()?);
+    ensure!(two["hardware"]["memory"] == 160 << 20, "not as wished: {two}");
+    ensure!(gold["hardware"]["memory"] == 128 << 20, "not as the template is: {gold}");
+    for made in [&two, &gold] {
+        ensure!(made["hardware"]["disks"].as_array().is_some_and(|disks| disks.len() == 2), "its disks: {made}");
+    }
     site.json(["snapshot", "create", "of-gold@first"])?;
     site.json(["clone", "of-gold@first", "--name", "grandchild"])?;
     site.check_at_rest()?;

@@ -65,6 +65,7 @@ fn members(value: &Value) -> Vec<&str> {
 fn commands_print_tables_for_people_and_documents_for_programs() -> Result<()> {
     let site = Site::up(&scratch::keyframe()?, &SiteOptions::default())?;
     nothing_is_said_about_nothing(&site)?;
+    modules_log_what_is_wished_of_each(&site)?;
     site.run(["vm", "create", "web", "--memory", "32M", "--disk", "size=8M,name=root", "--nic", "user", "--start"])?;
     machines(&site)?;
     snapshots(&site)?;
@@ -285,6 +286,27 @@ fn lists_are_fetched_page_by_page(site: &Site) -> Result<()> {
     ensure!(names(&five) == names(&all)[..5], "{:?}", names(&five));
     let line: Vec<String> = (1..=12).map(|n| format!("many-{n}")).collect();
     site.run(["vm", "delete"].into_iter().chain(line.iter().map(String::as_str))).map(drop)
+}
+
+fn modules_log_what_is_wished_of_each(site: &Site) -> Result<()> {
+    let log = site.data().join("keyframe.log");
+    site.down()?;
+    let before = std::fs::read_to_string(&log)?.len();
+    let up = |filter: &str| site.command(["up"]).env("KEYFRAME_LOG", filter).output();
+    let Output { status, stderr, .. } = up("keyframe_api=loud")?;
+    let complaint = String::from_utf8_lossy(&stderr);
+    ensure!(!status.success() && complaint.contains("keyframe_api=loud"), "{status}: {complaint}");
+    let Output { status, stderr, .. } = up("warn,keyframe_api::guard=debug")?;
+    ensure!(status.success(), "{}", String::from_utf8_lossy(&stderr));
+    site.json(["vm", "list"])?;
+    site.down()?;
+    let text = std::fs::read_to_string(&log)?;
+    let said = |module: &str| text[before..].lines().filter(|line| line.contains(module)).count();
+    ensure!(said(" DEBUG keyframe_api::guard") > 0, "the requests are not there: {}", &text[before..]);
+    let others =
+        said(" DEBUG ") + said(" INFO ") - said(" DEBUG keyframe_api::guard") - said(" INFO keyframe_api::guard");
+    ensure!(others == 0, "others speak of {others} things: {}", &text[before..]);
+    site.start().map(drop)
 }
 
 /// Asks the interface over TCP without our client; the status and the body.
