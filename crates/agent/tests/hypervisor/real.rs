@@ -22,7 +22,7 @@ use super::fixture::{After, Bench, QemuBench, World, machine, volume};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The machine on clones of its volumes.
-fn on_clones(machine: &Machine, suffix: &str) -> Machine {
+pub(crate) fn on_clones(machine: &Machine, suffix: &str) -> Machine {
     let disk =
         |disk: &DiskSlot| DiskSlot { volume: volume(&format!("{}-{suffix}", disk.volume.volume)), ..disk.clone() };
     Machine { disks: machine.disks.iter().map(disk).collect(), ..machine.clone() }
@@ -115,7 +115,7 @@ fn what_fails_in_the_middle_leaves_a_guest_that_runs() -> Result<()> {
     Ok(())
 }
 
-fn running(bench: &QemuBench, vm: VmId) -> Result<()> {
+pub(crate) fn running(bench: &QemuBench, vm: VmId) -> Result<()> {
     let power = bench.driver().status(vm)?.power;
     ensure!(power == Power::Running, "it is {power:?}");
     Ok(())
@@ -300,62 +300,6 @@ fn a_damaged_page(bench: &QemuBench, vm: VmId, hardware: &Machine, image: &std::
     bench.wait_up(vm)
 }
 
-#[test]
-fn a_guest_whose_memory_is_damaged_where_it_goes_on_is_given_up_at_once() -> Result<()> {
-    /// QEMU hangs on such a page as long as it lives.
-    const AT_ONCE: Duration = Duration::from_secs(8);
-    let bench = QemuBench::new()?;
-    let (vm, hardware) = (VmId::new(), bench.machine());
-    bench.start(vm, &hardware, None, false)?;
-    bench.wait_up(vm)?;
-    let image = bench.world().dir.path().join("sound.kfm");
-    bench.driver().capture(vm, &image, &mut bench.world().cut(&["root", "data"]), &After::never())?;
-    bench.driver().stop(vm, StopHow::Hard)?;
-    let (tell, told) = std::sync::mpsc::channel();
-    bench.driver().watch(Box::new(move |vm, news| drop(tell.send((vm, news)))));
-    let damaged = image.with_extension("damaged");
-    // First what the devices need, then what only the guest does.
-    for (from, every) in [(0, 1), (1 << 20, 1), (1 << 20, 34), (1 << 20, 89), (1 << 20, 233), (1 << 20, 377)] {
-        ensure!(Command::new("cp").arg("--sparse=always").args([&image, &damaged]).status()?.success());
-        let pages = damage_pages(&damaged, from, every)?;
-        let began = Instant::now();
-        let (how, fault) = match bench.start(vm, &hardware, Some(&damaged), false) {
-            Err(fault) => ("start", fault),
-            Ok(()) => loop {
-                if let (_, News::Complains(fault)) = told.recv_timeout(PATIENCE).context("nobody told of it")? {
-                    break ("news", fault);
-                }
-            },
-        };
-        println!("{pages} damaged pages, {how} says after {:?}: {fault}", began.elapsed());
-        ensure!(fault.kind == FaultKind::Corrupt && fault.message.contains("is damaged: block"), "{fault}");
-        let named = fault.message.contains(&*damaged.to_string_lossy());
-        ensure!(how == "news" || named, "the image is not named: {fault}");
-        ensure!(began.elapsed() < AT_ONCE, "that took {:?}", began.elapsed());
-        ensure!(bench.driver().status(vm)?.power == Power::Off, "it is not off");
-    }
-    bench.start(vm, &hardware, Some(&image), false)?;
-    running(&bench, vm)
-}
-
-/// Changes one bit of every so-many-th page that is stored behind an address; of how many.
-fn damage_pages(image: &std::path::Path, from: u64, every: u64) -> Result<u64> {
-    let file = std::fs::File::options().read(true).write(true).open(image)?;
-    let length = keyframe_memory::Image::open(image)?.blocks().first().context("no memory")?.length;
-    let mut found = 0;
-    let mut page = [0; 4096];
-    for at in (4096 + from..4096 + length).step_by(4096) {
-        file.read_exact_at(&mut page, at)?;
-        if page.iter().any(|byte| *byte != 0) {
-            found += 1;
-            if found % every == 0 {
-                file.write_all_at(&[page[100] ^ 1], at + 100)?;
-            }
-        }
-    }
-    Ok(found / every)
-}
-
 /// Changes one bit of the last page that is stored.
 fn damage_last_page(image: &std::path::Path) -> Result<()> {
     let file = std::fs::File::options().read(true).write(true).open(image)?;
@@ -373,7 +317,7 @@ fn damage_last_page(image: &std::path::Path) -> Result<()> {
 }
 
 /// The process that serves a machine's memory, if it has not ended yet.
-fn page_server(bench: &QemuBench, vm: VmId) -> Result<Option<rustix::process::Pid>> {
+pub(crate) fn page_server(bench: &QemuBench, vm: VmId) -> Result<Option<rustix::process::Pid>> {
     let wanted = format!("memory-server\0{}\0", bench.file(vm, "memory.kfm").display());
     for entry in std::fs::read_dir("/proc")? {
         let entry = entry?;

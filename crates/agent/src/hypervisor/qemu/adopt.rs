@@ -7,6 +7,7 @@
 //! | a guest stopped for a moment | what the record says was wished |
 //! | frozen file systems | thawed |
 //! | memory still coming, its page server gone | another page server |
+//! | memory still coming, its page server gone, and QEMU itself waiting for it | another page server, by a second monitor |
 //! | a monitor that does not answer | tried again until it does, or the process ends |
 
 use std::fs;
@@ -19,13 +20,15 @@ use parking_lot::Mutex;
 
 use super::place::Wish;
 use super::process::{self, Process};
-use super::qmp::Qmp;
-use super::{ASKED, Driver, Live, Shared, Slot, capture, guest, hub, life, status, tap, watch};
+use super::qmp::{Qmp, QmpError};
+use super::{ASKED, Driver, Live, Shared, Slot, capture, guest, hub, life, load, spare, status, tap, watch};
 use crate::Result;
 use crate::hypervisor::News;
 
 /// A monitor that is not busy answers at once.
 const GREET: Duration = Duration::from_secs(10);
+/// One that says nothing while its memory comes may wait for a page that nobody sends.
+const LOADING: Duration = Duration::from_secs(2);
 /// Machines that answer are there when the agent begins to serve; it does not wait longer for those that do not.
 const SERVE: Duration = Duration::from_secs(5);
 /// Until the next try with one that did not answer.
@@ -174,7 +177,16 @@ impl Taking {
                 return self.forget();
             }
         };
-        let qmp = Qmp::connect(&slot.place.qmp(), Instant::now() + GREET).map_err(slot.monitor("adopt"))?;
+        let patience = if record.memory.is_some() { LOADING } else { GREET };
+        let connected = Qmp::connect(&slot.place.qmp(), Instant::now() + patience);
+        if let (Err(QmpError::Silent { .. }), Some(image)) = (&connected, &record.memory) {
+            if let Some(why) = load::damage(&slot.place) {
+                tracing::error!(vm = %slot.vm, "it waits for memory that is lost: {why}");
+                return self.forget();
+            }
+            spare::recover(shared, slot, &self.process, image);
+        }
+        let qmp = connected.map_err(slot.monitor("adopt"))?;
         let process = self.process.try_clone().map_err(slot.file("adopt"))?;
         let live = Arc::new(Live { process, qmp, record: Mutex::new(record) });
         *slot.live.lock() = Some(Arc::clone(&live));

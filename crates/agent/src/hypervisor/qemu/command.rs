@@ -150,6 +150,9 @@ fn devices(line: &mut Line, plan: &Plan<'_>) {
         format!("socket,id={id},path={},server=on,wait=off", escape(&path.display().to_string()))
     };
     line.pair("-chardev", &socket("qmp", &place.qmp())).pair("-mon", "chardev=qmp,mode=control");
+    if plan.incoming {
+        line.pair("-chardev", &socket("spare", &place.spare())).pair("-mon", "chardev=spare,mode=control");
+    }
     // What the guest says while nobody listens is not lost.
     let log = escape(&place.console_log().display().to_string());
     line.pair("-chardev", &format!("{},logfile={log},logappend=on", socket("console", &place.console())));

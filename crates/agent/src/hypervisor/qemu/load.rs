@@ -23,7 +23,7 @@ use super::host::Host;
 use super::place::{Place, Ports, remove_file};
 use super::process::{self, Process};
 use super::qmp::QmpError;
-use super::{Live, Shared, Slot, command, helper};
+use super::{Live, Shared, Slot, command, helper, spare};
 use crate::Result;
 use crate::hypervisor::{Cancel, Start};
 
@@ -229,6 +229,10 @@ pub(super) fn load(slot: &Slot, live: &Live, start: &Start<'_>, server: Option<S
     let uri = uri(&slot.place);
     match run("migrate-set-capabilities", lazy) {
         Ok(_) => {
+            // Needed only if two die at once.
+            if let Err(fault) = spare::leave(slot, live) {
+                tracing::warn!("{fault}");
+            }
             run("migrate-incoming", uri).map_err(&trouble)?;
             let server = server.go().map_err(slot.file("start its page server"))?;
             wait_until_loaded(slot, live, Some(&server))
@@ -347,6 +351,7 @@ pub(super) fn all_in(slot: &Slot, live: &Live) -> Result<bool> {
 
 fn all_is_in(slot: &Slot, live: &Live) -> Result<()> {
     slot.note(live, |record| record.memory = None)?;
+    spare::end(slot, live);
     remove_file(&slot.place.pending());
     slot.place.drop_image();
     Ok(())

@@ -7,6 +7,7 @@
 //!  hotplug   disks and cables of a running guest                    guest     what its agent does for us
 //!  command   a machine as a command line (pure)                     place     its files, and the record of what is wished
 //!  qmp, qga, wire   the two protocols                               helper    processes that outlive the agent
+//!  spare   a second way to a machine that hangs on its memory
 //!  watch   follows a machine that runs   supply   its memory that is still to come   mend   lets it go on after a hiccup
 //! ```
 //!
@@ -34,6 +35,7 @@ mod qmp;
 #[cfg(test)]
 mod scripted;
 mod seed;
+mod spare;
 mod status;
 mod supply;
 mod tap;

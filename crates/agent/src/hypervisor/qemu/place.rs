@@ -56,7 +56,9 @@ impl Place {
             remove_file(&path);
         }
         self.drop_image();
-        remove_file(&self.damage());
+        for path in [self.damage(), self.spare(), self.kept()] {
+            remove_file(&path);
+        }
     }
 
     /// Gives the machine a name of its own for an image: [`image`](Place::image). One on another file system gets it there,
@@ -91,6 +93,14 @@ impl Place {
 
     pub(super) fn qmp(&self) -> PathBuf {
         self.sockets.join("qmp.sock")
+    }
+    /// A second monitor, while memory comes.
+    pub(super) fn spare(&self) -> PathBuf {
+        self.sockets.join("spare.sock")
+    }
+    /// Which of the process's sockets is our end of that.
+    pub(super) fn kept(&self) -> PathBuf {
+        self.dir.join("memory.spare")
     }
     pub(super) fn agent(&self) -> PathBuf {
         self.sockets.join("qga.sock")

@@ -14,7 +14,7 @@ use std::process::{ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open, pidfd_send_signal};
 
 /// A process that may have ended already.
 #[derive(Debug)]
@@ -82,6 +82,11 @@ impl Process {
 
     pub(super) fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// A file of the process's own, shared with it.
+    pub(super) fn take_file(&self, number: i32) -> io::Result<OwnedFd> {
+        Ok(pidfd_getfd(&self.handle, number, PidfdGetfdFlags::empty())?)
     }
 
     /// Waits for its end; says whether it has ended.

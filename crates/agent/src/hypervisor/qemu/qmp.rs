@@ -5,8 +5,10 @@
 //! of a live memory capture stands on that. Nothing here blocks without a deadline.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::io::Write;
+use std::io::{IoSlice, Write};
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
 use serde_json::{Value, json};
 use thiserror::Error;
 
@@ -73,6 +75,8 @@ struct State {
 
 /// A reply takes milliseconds, unless QEMU's main loop waits for a disk or for a page.
 pub(super) const REPLY: Duration = Duration::from_secs(30);
+/// The least for the first one.
+const LEAST: Duration = Duration::from_secs(1);
 /// Of eight that wait QEMU takes in nothing more, not even what is out of band.
 const MOST_OPEN: usize = 6;
 const IN_BAND: &str = "execute";
@@ -114,7 +118,9 @@ impl Qmp {
             qmp.close();
             return Err(QmpError::NoGreeting { path, why });
         }
-        if let Err(e) = qmp.execute("qmp_capabilities", json!({ "enable": ["oob"] })) {
+        // The greeting comes from a thread of its own, this answer from a main loop that may hang.
+        let left = until.saturating_duration_since(Instant::now()).max(LEAST);
+        if let Err(e) = qmp.execute_within("qmp_capabilities", json!({ "enable": ["oob"] }), left) {
             qmp.close();
             return Err(e);
         }
@@ -129,6 +135,23 @@ impl Qmp {
     /// Runs one command and returns what it returns.
     pub(super) fn execute(&self, command: &str, arguments: Value) -> Result<Value, QmpError> {
         self.send(IN_BAND, command, arguments, REPLY)
+    }
+
+    /// The same, with a file for QEMU to keep.
+    pub(super) fn execute_with(
+        &self,
+        command: &str,
+        arguments: Value,
+        file: BorrowedFd<'_>,
+    ) -> Result<Value, QmpError> {
+        self.send_by(IN_BAND, command, arguments, REPLY, |line| {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            let files = [file];
+            control.push(SendAncillaryMessage::ScmRights(&files));
+            let sent = sendmsg(&self.stream, &[IoSlice::new(line)], &mut control, SendFlags::NOSIGNAL)?;
+            (&self.stream).write_all(&line[sent..])
+        })
     }
 
     /// The same with a patience of the caller's.
@@ -147,6 +170,17 @@ impl Qmp {
     }
 
     fn send(&self, how: &str, command: &str, arguments: Value, patience: Duration) -> Result<Value, QmpError> {
+        self.send_by(how, command, arguments, patience, |line| (&self.stream).write_all(line))
+    }
+
+    fn send_by(
+        &self,
+        how: &str,
+        command: &str,
+        arguments: Value,
+        patience: Duration,
+        write: impl FnOnce(&[u8]) -> std::io::Result<()>,
+    ) -> Result<Value, QmpError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let line = format!("{}\n", json!({ how: command, "arguments": arguments, "id": id }));
         let until = Instant::now() + patience;
@@ -165,7 +199,7 @@ impl Qmp {
         }
         let sent = {
             let _turn = self.sending.lock();
-            (&self.stream).write_all(line.as_bytes())
+            write(line.as_bytes())
         };
         if let Err(e) = sent {
             self.state.lock().awaited.remove(&id);
