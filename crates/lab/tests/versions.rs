@@ -1,4 +1,4 @@
-//! The memory of a guest under another version of QEMU than the one it was taken from.
+//! The memory of a guest under another version of QEMU than the one it was taken from, or one that can do less.
 //!
 //! `KEYFRAME_OLDER_QEMU` names an older QEMU than the one that is installed; otherwise Debian 12's is unpacked into the
 //! scratch folder, where apt has it.
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use keyframe_lab::console::Mark;
 use keyframe_lab::machine::Machine;
 use keyframe_lab::process::run_tool;
 use keyframe_lab::scratch;
@@ -203,4 +204,32 @@ fn a_memory_that_a_newer_qemu_refuses_after_all_costs_the_running_guest_nothing(
     vm.sound()?;
     goes_on(&vm, "older")?;
     site.wait_until_at_rest()
+}
+
+/// A QEMU that is not let watch its memory, as in a container: so it can neither protect it nor let it come later.
+const CANNOT_TRACK: &str = r#"#!/bin/sh
+exec unshare --mount sh -c 'mount --bind /dev/null /dev/userfaultfd 2>/dev/null
+    exec setpriv --bounding-set=-sys_ptrace qemu-system-x86_64 "$@"' sh "$@"
+"#;
+
+#[test]
+fn where_memory_cannot_be_tracked_a_guest_stands_still_until_it_is_stored_and_that_is_said() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: only root can keep a process from tracking memory");
+        return Ok(());
+    }
+    let site = Site::up(&scratch::keyframe()?, &SiteOptions::default())?;
+    let poor = script(&site.data().join("poor-qemu"), CANNOT_TRACK)?;
+    change(&site, Path::new(INSTALLED), &poor)?;
+    let vm = site.boot("web", "128M", "lab=stamp lab=pages,16")?;
+    vm.counters(Mark::default())?;
+    let shown = vm.snapshot("still", &["--memory"])?;
+    ensure!(shown["report"]["method"] == "stopped", "{shown}");
+    let said = site.run(["snapshot", "show", &vm.at("still")])?;
+    ensure!(said.contains("guest stopped until its memory was written"), "{said}");
+    let tick = vm.tick()?;
+    vm.wait_for_tick(tick + 20)?;
+    println!("{:?}", vm.go_back("still", &[])?);
+    vm.counters(vm.console().mark())?;
+    site.check_at_rest()
 }
