@@ -67,9 +67,7 @@ pub enum CutMethod {
     WritesHeld,
     /// The cut was made when the hypervisor resumed the guest with its memory write-tracked.
     AtResume,
-    /// The guest was stopped, cut, and continued when its memory was write-tracked.
-    StoppedThenTracked,
-    /// The guest was stopped until its memory was stored.
+    /// The guest was stopped until its memory was stored, for the hypervisor could not track writes to it.
     Stopped,
 }
 

@@ -174,12 +174,6 @@ fn captures_that_fail(bench: &dyn Bench, vm: VmId) -> Result<()> {
 
 fn captures(bench: &dyn Bench, vm: VmId, machine: &Machine, image: &std::path::Path) -> Result<()> {
     let driver = bench.driver();
-    let mut cut = bench.world().cut(&["root", "data"]);
-    cut.fail_arm = Some(FaultKind::Unsupported);
-    let captured = driver.capture(vm, image, &mut cut, &After::never())?;
-    ensure!(captured.method == CutMethod::StoppedThenTracked, "{captured:?}");
-    println!("stopped, cut, continued: paused {:?}", captured.paused);
-    expect(bench, vm, &Power::Running)?;
     driver.pause(vm)?;
     let mut cut = bench.world().cut(&["root", "data"]);
     let captured = driver.capture(vm, image, &mut cut, &After::never())?;

@@ -58,19 +58,10 @@ struct Bell {
 fn live(fake: &Fake, slot: &Slot, cut: &mut dyn Cut, cancel: &dyn Cancel) -> Result<(CutMethod, super::Memory)> {
     let bell = Arc::new(Bell::default());
     let ring = Arc::clone(&bell);
-    let armed = cut.arm(Box::new(move || {
+    cut.arm(Box::new(move || {
         *ring.rung.lock() = true;
         ring.sound.notify_all();
-    }));
-    match armed {
-        Ok(()) => {}
-        Err(fault) if fault.kind == FaultKind::Unsupported => {
-            let _stopped = slot.disks.lock();
-            cut.cut()?;
-            return Ok((CutMethod::StoppedThenTracked, slot.get()?.guest));
-        }
-        Err(fault) => return Err(fault),
-    }
+    }))?;
     let steps = AtomicUsize::new(0);
     let (over, stopped) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|scope| {

@@ -9,9 +9,9 @@
 //! ```
 //!
 //! QEMU says RESUME on its monitor before the guest runs. So whoever finds a write waiting marks it, takes in all that the
-//! monitor has said, and only then lets the marked writes go: without a RESUME they came before it. Where writes cannot be
-//! held, the guest is stopped, cut and continued by us; where memory cannot be protected, it stands still until its memory
-//! is stored. A failure at any point lets everything go and leaves the guest as it was.
+//! monitor has said, and only then lets the marked writes go: without a RESUME they came before it. Where memory cannot be
+//! protected (no `userfaultfd`), the guest is stopped and cut by us, and stands still until its memory is stored. A failure
+//! at any point lets everything go and leaves the guest as it was.
 
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -233,11 +233,7 @@ impl Work<'_> {
     /// The guest runs; QEMU stops and resumes it.
     fn cut_at_resume(&mut self, ready: &Ready) -> Result<Captured> {
         let bell = Arc::clone(&ready.bell);
-        match self.cut.arm(Box::new(move || bell.ring())) {
-            Ok(()) => {}
-            Err(fault) if fault.kind == FaultKind::Unsupported => return self.cut_stopped(ready),
-            Err(fault) => return Err(fault),
-        }
+        self.cut.arm(Box::new(move || bell.ring()))?;
         self.migrate()?;
         // One that was called off before may still say something; only what follows `active` is of this one.
         let (mut active, mut stopped) = (false, None);
@@ -269,27 +265,6 @@ impl Work<'_> {
             self.go_on_or_give_up(ended)?;
             self.cut.pass()?;
         }
-    }
-
-    /// The guest runs and its writes cannot be held: it is stopped until its memory is protected.
-    fn cut_stopped(&mut self, ready: &Ready) -> Result<Captured> {
-        self.live.qmp.execute("stop", json!({})).map_err(self.slot.monitor("stop for a capture"))?;
-        self.make_cut()?;
-        self.migrate()?;
-        loop {
-            let ended = ready.has_ended();
-            self.check_events()?;
-            self.go_on_or_give_up(ended)?;
-            let progress = self.live.qmp.execute("query-migrate", json!({})).map_err(self.slot.monitor("capture"))?;
-            let pages = |key: &str| progress["ram"][key].as_u64().unwrap_or(0);
-            // `active` comes before the memory is protected; the first page comes after.
-            if pages("normal") + pages("duplicate") > 0 || progress["status"] == "completed" {
-                break;
-            }
-            std::thread::sleep(Duration::from_micros(500));
-        }
-        life::go_on(self.slot, self.live)?;
-        Ok(Captured { method: CutMethod::StoppedThenTracked, paused: self.last_pause() })
     }
 
     /// The guest runs and its memory cannot be protected.

@@ -43,7 +43,6 @@ fn method(method: CutMethod) -> &'static str {
         CutMethod::AtRest => "the machine was at rest",
         CutMethod::WritesHeld => "writes to all disks were held",
         CutMethod::AtResume => "cut when the guest was resumed, memory written while it ran on",
-        CutMethod::StoppedThenTracked => "guest stopped for the cut, memory written while it ran on",
         CutMethod::Stopped => "guest stopped until its memory was written",
     }
 }
