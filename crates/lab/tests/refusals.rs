@@ -72,11 +72,37 @@ fn a_snapshot_whose_memory_cannot_be_used_says_so_and_its_disks_can_be_applied()
     Ok(())
 }
 
+/// Nobody reads all of an image before a guest goes on from it.
+#[test]
+fn damage_that_a_guest_meets_when_it_goes_on_is_named_soon_and_the_disks_can_be_applied() -> Result<()> {
+    let site = Site::up(&scratch::keyframe()?, &SiteOptions::default())?;
+    let vm = site.boot("web", "128M", "lab=stamp")?;
+    vm.next_stamp()?;
+    let taken = vm.snapshot("flipped", &["--memory"])?;
+    let image = format!("{}.kfm", taken["id"].as_str().context("a snapshot has an id")?);
+    Harm::Flip.bring_to(&site.data().join("memory").join(&image))?;
+    let began = std::time::Instant::now();
+    let refused = site.refusal(["snapshot", "apply", "web@flipped", "--discard-current"])?;
+    println!("after {:?}: {refused}", began.elapsed());
+    for part in [&image, "is damaged", "without"] {
+        ensure!(refused.contains(part), "{part} is not said: {refused}");
+    }
+    ensure!(began.elapsed() < PATIENCE / 3, "that took {:?}", began.elapsed());
+    site.wait_until_at_rest()?;
+    let from = vm.console().mark();
+    vm.apply("flipped", &["--without-memory", "--start", "--discard-current"])?;
+    vm.ready(from)?;
+    vm.next_stamp()?;
+    site.check_at_rest()
+}
+
 #[derive(Clone, Copy)]
 enum Harm {
     Delete,
     Truncate,
     Scribble,
+    /// One bit of each page behind those that the firmware and the devices of a machine need.
+    Flip,
 }
 
 impl Harm {
@@ -91,6 +117,16 @@ impl Harm {
             Harm::Scribble => {
                 let file = std::fs::OpenOptions::new().write(true).open(image)?;
                 file.write_all_at(&[0xA5; 4096], 0)?;
+            }
+            Harm::Flip => {
+                let file = std::fs::OpenOptions::new().read(true).write(true).open(image)?;
+                let mut page = [0; 4096];
+                for at in (4096 + (1 << 20)..64 << 20).step_by(4096) {
+                    file.read_exact_at(&mut page, at)?;
+                    if page.iter().any(|byte| *byte != 0) {
+                        file.write_all_at(&[page[0] ^ 1], at)?;
+                    }
+                }
             }
         }
         Ok(())
@@ -110,4 +146,24 @@ fn an_operation_can_be_cancelled_and_leaves_nothing() -> Result<()> {
     site.wait_until_at_rest().with_context(|| format!("after cancelling {ended}"))?;
     ensure!(site.json(["snapshot", "list", "web"])? == serde_json::json!([]), "a snapshot is left");
     vm.counters(vm.console().mark()).map(drop)
+}
+
+/// A process that says nothing keeps no job for ever, and nobody from pulling its plug.
+#[test]
+fn a_machine_that_does_not_answer_can_be_stopped_hard_whatever_is_being_done_to_it() -> Result<()> {
+    let site = Site::up(&scratch::keyframe()?, &SiteOptions::default())?;
+    let vm = site.boot("web", "128M", "")?;
+    rustix::process::kill_process(vm.pid()?, rustix::process::Signal::STOP)?;
+    let order = vm.act("vm", "pause", &["--no-wait"])?;
+    let job = order["id"].as_str().context("a job has an id")?;
+    let began = std::time::Instant::now();
+    site.run(["vm", "stop", "web", "--hard"])?;
+    println!("stopped within {:?}", began.elapsed());
+    let ended = site.json(["job", "show", job])?;
+    ensure!(ended["state"] != "running" && ended["state"] != "undoing", "it has not ended: {ended}");
+    ensure!(vm.show()?["state"]["power"] == "stopped", "{}", vm.show()?);
+    let from = vm.console().mark();
+    vm.act("vm", "start", &[])?;
+    vm.ready(from)?;
+    site.check_at_rest()
 }

@@ -204,7 +204,7 @@ pub(super) fn damage(place: &Place) -> Option<String> {
 /// That, said of the image by the name that whoever asked knows.
 pub(super) fn damaged(slot: &Slot, image: &Path, why: &str) -> Fault {
     let why = why.replace(&*slot.place.image().to_string_lossy(), &image.to_string_lossy());
-    slot.fault(FaultKind::Corrupt, "load its memory", why)
+    slot.fault(FaultKind::Corrupt, "load its memory", format!("{why}; its disks can be used without it"))
 }
 
 /// Where QEMU and a page server meet.
