@@ -4,6 +4,7 @@
 
 use anyhow::{Context, Result, ensure};
 use keyframe_lab::console::Mark;
+use keyframe_lab::machine::Machine;
 use keyframe_lab::mounted::Mounted;
 use keyframe_lab::scratch;
 use keyframe_lab::site::{PATIENCE, Site, SiteOptions};
@@ -44,24 +45,60 @@ fn a_guest_that_fills_the_pool_pauses_and_goes_on_by_itself_when_the_pool_has_gr
     let site = Site::up(&scratch::keyframe()?, &SiteOptions { pool_size: "192M", ..SiteOptions::default() })?;
     let vm = site.boot("web", "128M", "")?;
     vm.act("disk", "attach", &["size=512M,name=big"])?;
-    vm.run("while [ ! -b /dev/vdc ]; do usleep 20000; done")?;
-    // In the background, because the console must not wait for a guest that stands still.
-    vm.run(
-        "(tr '\\0' x </dev/zero | dd of=/dev/vdc bs=1M count=256 iflag=fullblock conv=fsync; echo FILLED $?) & true",
-    )?;
-    site.wait_until(PATIENCE * 2, || {
-        let shown = vm.show()?;
-        let power = (&shown["state"]["power"], &shown["state"]["reason"]);
-        ensure!(power.0 == "paused" && power.1 == "no-space", "the machine is {}", shown["state"]);
-        Ok(())
-    })?;
-    let control = site.data().join("pool.kf.control").display().to_string();
-    site.run(["pool", "grow", "--size", "1G", "--control", &control])?;
+    fill(&site, &vm)?;
+    grow(&site)?;
     // Nobody has to tell it: the host tries again, once a minute at the latest.
     vm.expect(Mark::default(), PATIENCE * 2, "FILLED 0", |line| line.contains("FILLED 0").then_some(()))?;
     let from = vm.console().mark();
     // Every seventeenth MiB, for an emulated processor takes its time.
     vm.run("for i in $(seq 0 17 255); do dd if=/dev/vdc bs=1M skip=$i count=1 2>/dev/null; done | tr -d x | wc -c")?;
     vm.expect(from, PATIENCE, "nothing but x", |line| (line == "0").then_some(()))?;
+    site.check_at_rest()
+}
+
+fn grow(site: &Site) -> Result<()> {
+    let control = site.data().join("pool.kf.control").display().to_string();
+    site.run(["pool", "grow", "--size", "1G", "--control", &control]).map(drop)
+}
+
+/// Has a machine write to its third disk until the pool is full and it stands still.
+fn fill(site: &Site, vm: &Machine<'_>) -> Result<()> {
+    vm.run("while [ ! -b /dev/vdc ]; do usleep 20000; done")?;
+    // Made once, because an emulated processor takes its time.
+    vm.run("head -c 1048576 /dev/zero | tr '\\0' x >/tmp/x")?;
+    // In the background, because the console must not wait for a guest that stands still.
+    vm.run(
+        "(for i in $(seq 256); do cat /tmp/x; done | dd of=/dev/vdc bs=1M iflag=fullblock conv=fsync; echo FILLED $?) & true",
+    )?;
+    site.wait_until(PATIENCE * 2, || {
+        let shown = vm.show()?;
+        let power = (&shown["state"]["power"], &shown["state"]["reason"]);
+        ensure!(power.0 == "paused" && power.1 == "no-space", "the machine is {}", shown["state"]);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_machine_that_stands_still_for_want_of_space_goes_back_and_forth_when_the_pool_has_grown() -> Result<()> {
+    let site = Site::up(&scratch::keyframe()?, &SiteOptions { pool_size: "192M", ..SiteOptions::default() })?;
+    let vm = site.boot("web", "128M", "lab=pages,8")?;
+    vm.act("disk", "attach", &["size=512M,name=big"])?;
+    vm.run("while [ ! -b /dev/vdc ]; do usleep 20000; done")?;
+    vm.snapshot("before", &["--memory"])?;
+    let later = vm.tick()? + 20;
+    vm.wait_for_tick(later)?;
+    fill(&site, &vm)?;
+    let refused = site.refusal(["snapshot", "apply", "web@before", "--discard-current"])?;
+    ensure!(refused.contains("pool is nearly full") && refused.contains("grow the pool"), "{refused}");
+    ensure!(vm.show()?["state"]["reason"] == "no-space", "{}", vm.show()?);
+    grow(&site)?;
+    // What it could not write yet is in its memory.
+    let gone_back = vm.go_back("before", &["--keep-memory", "--keep-name", "full"])?;
+    ensure!(gone_back.tick < later, "it goes on at tick {}, not from the snapshot", gone_back.tick);
+    let from = vm.console().mark();
+    vm.apply("full", &["--discard-current"])?;
+    println!("{}", vm.show()?["state"]);
+    vm.expect(from, PATIENCE * 2, "FILLED 0", |line| line.contains("FILLED 0").then_some(()))?;
+    vm.sound()?;
     site.check_at_rest()
 }

@@ -13,11 +13,12 @@ use keyframe_lab::console::Mark;
 use keyframe_lab::machine::Machine;
 use keyframe_lab::process::run_tool;
 use keyframe_lab::scratch;
-use keyframe_lab::site::{PATIENCE, Site, SiteOptions};
+use keyframe_lab::site::{PATIENCE, Role, Site, SiteOptions, runs};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketType, recv, socket};
+use rustix::process::{Signal, kill_process};
 
 const INSIDE: &str = "KEYFRAME_LAB_INSIDE";
 const BRIDGE: &str = "kflab";
@@ -84,7 +85,30 @@ fn play() -> Result<()> {
     // Had one of them done so, it would have been heard.
     plug(&self::fork(&site, "twin", &["--nics", "keep", "--keep-identity"])?)?;
     ear.hears(&site, MAC, last + 1).context("a twin that was wished for")?;
-    site.wait_until_at_rest()
+    nothing_stays(&site)
+}
+
+/// A machine that ends while nobody looks leaves no device behind.
+fn nothing_stays(site: &Site) -> Result<()> {
+    let devices = || -> Result<usize> {
+        let all = std::fs::read_dir("/sys/class/net")?.map(|entry| Ok(entry?.path().join("tun_flags").exists()));
+        Ok(all.collect::<Result<Vec<bool>>>()?.into_iter().filter(|tap| *tap).count())
+    };
+    let twin = site.machine("twin")?;
+    let before = devices()?;
+    // Before the agent that follows has looked: its supervisor waits a moment.
+    kill_process(site.pid(Role::Agent)?, Signal::STOP)?;
+    let pid = twin.pid()?;
+    twin.kill()?;
+    site.wait_until(PATIENCE, || {
+        ensure!(!runs(pid), "the machine still runs");
+        Ok(())
+    })?;
+    site.kill(Role::Agent)?;
+    site.wait_until_up()?;
+    site.wait_until_at_rest()?;
+    ensure!(devices()? == before - 1, "{before} tap devices, and one machine less: {} now", devices()?);
+    Ok(())
 }
 
 fn isolated(site: &Site, ear: &Ear) -> Result<()> {
