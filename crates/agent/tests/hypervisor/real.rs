@@ -146,6 +146,8 @@ fn an_agent_that_hangs(bench: &QemuBench, vm: VmId) -> Result<()> {
     let done = bench.driver().freeze(vm, Duration::from_millis(700), PATIENCE);
     let fault = done.err().context("a freeze by an agent that hangs")?;
     ensure!(fault.kind == FaultKind::Deadline, "{fault}");
+    // It was not asked, so the next agent of the host has nothing to thaw.
+    ensure!(!bench.file(vm, "frozen").exists(), "the mark is left");
     let mut agent = Agent::connect(&bench.file(vm, "qga.sock"), PATIENCE)?;
     let state = agent.execute("guest-fsfreeze-status", serde_json::json!({}))?;
     ensure!(state == "thawed", "the guest is {state}");

@@ -17,6 +17,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::super::qga::{Agent, AgentError};
 
+/// Begins the answer when the guest agent was not asked to freeze, so nothing can come to be frozen later.
+pub(super) const UNASKED: &str = "unasked ";
 /// How long a guest is looked after whose agent does not answer.
 const LINGER: Duration = Duration::from_secs(600);
 /// How long a thaw may take before it is tried anew.
@@ -27,8 +29,7 @@ pub(in super::super) fn run(socket: &Path, deadline: Duration, hold: Duration) -
     let until = Instant::now() + deadline;
     let mut agent = match Agent::connect(socket, until) {
         Ok(agent) => agent,
-        // Nothing has been asked of it yet.
-        Err(e) => return say(&refused(&e)),
+        Err(e) => return say(&format!("{UNASKED}{}", refused(&e))),
     };
     match freeze(&mut agent, until) {
         Ok(count) => {

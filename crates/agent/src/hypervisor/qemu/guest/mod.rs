@@ -58,7 +58,9 @@ pub(super) fn freeze(shared: &Shared, slot: &Slot, deadline: Duration, hold: Dur
     }
     let until = Instant::now() + deadline + GRACE;
     let trouble = slot.file("start its freezer");
-    std::fs::write(slot.place.frozen(), b"").map_err(&trouble)?;
+    let mark = slot.place.frozen();
+    let may_be_frozen = mark.exists();
+    std::fs::write(&mark, b"").map_err(&trouble)?;
     let mut command = helper::command(&shared.config, "freezer").map_err(&trouble)?;
     command.arg(slot.place.agent()).arg(deadline.as_millis().to_string()).arg(hold.as_millis().to_string());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -72,6 +74,15 @@ pub(super) fn freeze(shared: &Shared, slot: &Slot, deadline: Duration, hold: Dur
     let mut freezer = Freezer { tell, hear: BufReader::new(hear) };
     // Dropped with an error, it thaws what may come to be frozen later.
     let said = freezer.line(until).unwrap_or_else(|| "deadline the freezer does not answer".into());
+    let said = match said.strip_prefix(freezer::UNASKED) {
+        Some(why) => {
+            if !may_be_frozen {
+                remove_file(&mark);
+            }
+            why
+        }
+        None => &said,
+    };
     match said.split_once(' ') {
         Some(("frozen", count)) if count.parse::<u32>().is_ok() => {
             *current = Some(freezer);
