@@ -127,6 +127,8 @@ pub struct Queue {
     free: Vec<u32>,
     ready: VecDeque<u32>,
     parked: Vec<u32>,
+    /// Something was handed to the ring since it was last reaped.
+    pushed: bool,
     durable: Vec<u32>,
     commit: Option<Sealed>,
     done: Vec<Done>,
@@ -151,6 +153,7 @@ impl Queue {
             free: Vec::new(),
             ready: VecDeque::new(),
             parked: Vec::new(),
+            pushed: false,
             durable: Vec::new(),
             commit: None,
             done: Vec::new(),
@@ -203,25 +206,30 @@ impl Queue {
             while let Some(i) = self.ready.pop_front() {
                 self.advance(i);
             }
-            self.retry_parked();
-            self.check_durable();
-            self.lead_commit();
+            self.pushed = false;
             if let Err(e) = self.ring.reap(&mut completions) {
                 // Requests in flight cannot be answered any more; the pool stops rather than guess.
                 self.shared.poison(&format!("the I/O ring failed: {e}"));
             }
-            if completions.is_empty() && self.ready.is_empty() {
-                break;
-            }
+            let reaped = !completions.is_empty();
             for (token, result) in completions.drain(..) {
                 self.complete(token, result);
             }
-            if !self.done.is_empty() && self.ready.is_empty() {
+            // Reaping took the signals so far. Whoever is told to wait from here on is woken by one that is still there.
+            self.retry_parked();
+            self.check_durable();
+            self.lead_commit();
+            if !self.ready.is_empty() {
+                continue;
+            }
+            if !self.done.is_empty() {
                 // Let the caller refill; what the completions led to goes to the device meanwhile.
-                self.lead_commit();
                 if let Err(e) = self.ring.start() {
                     self.shared.poison(&format!("the I/O ring failed: {e}"));
                 }
+                break;
+            }
+            if !reaped && !self.pushed {
                 break;
             }
         }
@@ -280,7 +288,8 @@ impl Queue {
     fn push(&mut self, io: Io) {
         // SAFETY: buffers live in `self.requests` or `self.commit`, which keep them until the completion was reaped, and the
         // ring waits for everything in flight before it goes.
-        unsafe { self.ring.push(io) }
+        unsafe { self.ring.push(io) };
+        self.pushed = true;
     }
 
     // ---- commits ----

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use keyframe_engine::device::{Device, EventFd, FileDevice, Io, IoKind, Ring};
 use keyframe_engine::units::{BLOCK, Bytes};
@@ -14,6 +14,7 @@ use keyframe_engine::{
     Access, CreateOptions, Done, ErrorKind, ExtentKind, IoBuf, IoMode, Op, OpenOptions, Pool, Preallocation, Queue,
     Volume,
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 fn new_pool(dir: &Path, size: u64) -> PathBuf {
     let path = dir.join("pool");
@@ -134,17 +135,32 @@ fn a_second_opener_is_refused_until_the_first_is_gone() {
     Pool::open(&path, &OpenOptions::default()).unwrap();
 }
 
-/// A file whose ring keeps back every request, while the gate is shut, that its owner submitted.
+/// A file whose first rings keep back every request, while the gate is shut, that their owners submitted.
 struct Gated {
     file: Arc<FileDevice>,
-    next_ring_is_gated: AtomicBool,
-    shut: Arc<AtomicBool>,
+    gated_rings: AtomicU32,
+    gate: Arc<Gate>,
+}
+
+#[derive(Default)]
+struct Gate {
+    shut: AtomicBool,
+    /// Happens once, when a gated ring is next reaped, before anything else.
+    meanwhile: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 struct GatedRing {
     inner: Box<dyn Ring>,
-    shut: Arc<AtomicBool>,
+    gate: Arc<Gate>,
     waiting: VecDeque<Io>,
+}
+
+/// A pool on a file whose first `gated_rings` queues stand behind a gate that is shut.
+fn gated_pool(path: &Path, gated_rings: u32) -> (Pool, Arc<Gate>) {
+    let file = Arc::new(FileDevice::open(path, IoMode::Auto).unwrap());
+    let gate = Arc::new(Gate { shut: AtomicBool::new(true), ..Gate::default() });
+    let device = Arc::new(Gated { file, gated_rings: AtomicU32::new(gated_rings), gate: Arc::clone(&gate) });
+    (Pool::open_on(device, path, &OpenOptions::default()).unwrap(), gate)
 }
 
 impl Device for Gated {
@@ -171,9 +187,10 @@ impl Device for Gated {
     }
     fn ring(self: Arc<Self>) -> io::Result<Box<dyn Ring>> {
         let inner = Arc::clone(&self.file).ring()?;
-        if self.next_ring_is_gated.swap(false, Ordering::SeqCst) {
-            let shut = Arc::clone(&self.shut);
-            return Ok(Box::new(GatedRing { inner, shut, waiting: VecDeque::new() }));
+        let left = self.gated_rings.load(Ordering::SeqCst);
+        if left > 0 {
+            self.gated_rings.store(left - 1, Ordering::SeqCst);
+            return Ok(Box::new(GatedRing { inner, gate: Arc::clone(&self.gate), waiting: VecDeque::new() }));
         }
         Ok(inner)
     }
@@ -184,7 +201,11 @@ impl Ring for GatedRing {
         self.waiting.push_back(io);
     }
     fn reap(&mut self, done: &mut Vec<(u64, io::Result<()>)>) -> io::Result<()> {
-        while !self.shut.load(Ordering::SeqCst) {
+        let meanwhile = self.gate.meanwhile.lock().unwrap().take();
+        if let Some(meanwhile) = meanwhile {
+            meanwhile();
+        }
+        while !self.gate.shut.load(Ordering::SeqCst) {
             let Some(io) = self.waiting.pop_front() else { break };
             assert_ne!(io.kind, IoKind::Sync);
             // SAFETY: whoever pushed it to us keeps its memory.
@@ -210,10 +231,7 @@ impl Ring for GatedRing {
 fn a_volume_whose_device_requests_hang_holds_up_no_other() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = new_pool(dir.path(), 64 << 20);
-    let file = Arc::new(FileDevice::open(&path, IoMode::Auto).unwrap());
-    let shut = Arc::new(AtomicBool::new(true));
-    let device = Arc::new(Gated { file, next_ring_is_gated: AtomicBool::new(true), shut: Arc::clone(&shut) });
-    let pool = Pool::open_on(device, &path, &OpenOptions::default()).unwrap();
+    let (pool, gate) = gated_pool(&path, 1);
     for name in ["slow", "quick"] {
         pool.create_volume(name, Bytes(8 << 20)).unwrap();
     }
@@ -233,7 +251,7 @@ fn a_volume_whose_device_requests_hang_holds_up_no_other() {
             pool.snapshot(&[("slow".into(), "s".into()), ("quick".into(), "s".into())]).unwrap();
         });
     });
-    shut.store(false, Ordering::SeqCst);
+    gate.shut.store(false, Ordering::SeqCst);
     while done.is_empty() {
         gated.wait(&mut done);
     }
@@ -243,6 +261,43 @@ fn a_volume_whose_device_requests_hang_holds_up_no_other() {
     assert_eq!(back, [1; 4096]);
     pool.open_volume("slow@s", Access::ReadOnly).unwrap().read_at(&mut back, 0).unwrap();
     assert_eq!(back, [0; 4096], "the write was answered after the snapshot");
+}
+
+#[test]
+fn whoever_begins_to_wait_while_the_other_ends_is_woken() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = new_pool(dir.path(), 64 << 20);
+    let (pool, gate) = gated_pool(&path, 2);
+    pool.create_volume("v", Bytes(8 << 20)).unwrap();
+    let volume = pool.open_volume("v", Access::ReadWrite).unwrap();
+    let (mut first, mut second) = (pool.queue().unwrap(), pool.queue().unwrap());
+    // Both change a part of the same block, so one waits for the other.
+    let part = |n: u64| Op::Write { offset: n * 512, buf: IoBuf::copy_of(&[n as u8 + 1; 512]), fua: false };
+    let mut done = vec![];
+    first.submit(&volume, 1, part(0));
+    first.poll(&mut done);
+    assert!(done.is_empty(), "the first write is under way");
+    let shut = Arc::clone(&gate);
+    *gate.meanwhile.lock().unwrap() = Some(Box::new(move || {
+        shut.shut.store(false, Ordering::SeqCst);
+        let mut done = vec![];
+        while done.is_empty() {
+            first.wait(&mut done);
+        }
+        done.remove(0).result.unwrap();
+    }));
+    second.submit(&volume, 2, part(1));
+    second.poll(&mut done);
+    while done.is_empty() {
+        let mut events = [PollFd::from_borrowed_fd(second.event_fd(), PollFlags::IN)];
+        let patience = Timespec { tv_sec: 5, tv_nsec: 0 };
+        assert_eq!(poll(&mut events, Some(&patience)).unwrap(), 1, "nobody tells that the first write has ended");
+        second.poll(&mut done);
+    }
+    done.remove(0).result.unwrap();
+    let mut back = [9; 1024];
+    volume.read_at(&mut back, 0).unwrap();
+    assert_eq!((back[0], back[1023]), (1, 2));
 }
 
 /// Forbids io_uring_setup to the calling thread, as containers do.

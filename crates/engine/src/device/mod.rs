@@ -73,8 +73,8 @@ pub trait Ring: Send {
     fn start(&mut self) -> io::Result<()> {
         Ok(())
     }
-    /// Starts what was queued and adds some finished requests to `done`; never blocks. The event fd stays readable while there
-    /// are more.
+    /// Takes the waker's signals so far, starts what was queued and adds some finished requests to `done`; never blocks. The
+    /// event fd stays readable while there are more. Whoever is to be woken must ask for it after this, not before.
     fn reap(&mut self, done: &mut Vec<(u64, io::Result<()>)>) -> io::Result<()>;
     /// Requests pushed and not reaped.
     fn in_flight(&self) -> usize;

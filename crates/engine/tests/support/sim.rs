@@ -233,6 +233,7 @@ impl Ring for SimRing {
         self.queue.push(io);
     }
     fn reap(&mut self, done: &mut Vec<(u64, io::Result<()>)>) -> io::Result<()> {
+        self.event.clear();
         if self.queue.is_empty() {
             return Ok(());
         }
@@ -266,6 +267,7 @@ impl Ring for SimRing {
         Arc::clone(&self.event)
     }
     fn wait(&mut self) -> io::Result<()> {
-        Ok(())
+        // Whoever waits for others and kept asking instead would keep them from the processor.
+        if self.queue.is_empty() { self.event.wait() } else { Ok(()) }
     }
 }
