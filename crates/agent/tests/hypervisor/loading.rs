@@ -184,3 +184,44 @@ fn ports_of(image: &Path, copy: &Path) -> Result<Value> {
         Ok(ports)
     })
 }
+
+#[test]
+fn memory_that_was_captured_or_loaded_comes_into_huge_pages_again() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        println!("not shown: only root may advise another process");
+        return Ok(());
+    }
+    let bench = QemuBench::new()?;
+    let (vm, hardware) = (VmId::new(), bench.machine());
+    bench.start(vm, &hardware, None, false)?;
+    bench.wait_up(vm)?;
+    let image = bench.world().dir.path().join("huge.kfm");
+    bench.driver().capture(vm, &image, &mut bench.world().cut(&["root", "data"]), &After::never())?;
+    gathered(&bench, vm, &hardware)?;
+    running(&bench, vm)?;
+    bench.driver().stop(vm, StopHow::Hard)?;
+    bench.start(vm, &hardware, Some(&image), false)?;
+    gathered(&bench, vm, &hardware)?;
+    running(&bench, vm)
+}
+
+/// Waits until most of what a guest's memory takes of the host is in huge pages.
+fn gathered(bench: &QemuBench, vm: VmId, hardware: &Machine) -> Result<()> {
+    /// The kernel comes by on its own, too, but takes a minute for this.
+    const SOON: Duration = Duration::from_secs(10);
+    let until = Instant::now() + SOON;
+    loop {
+        let maps = std::fs::read_to_string(format!("/proc/{}/smaps", bench.pid(vm)?))?;
+        let size = format!("{} kB", hardware.memory.0 >> 10);
+        let value = |line: Option<&str>| line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+        let mut ram = maps.lines().skip_while(|line| !(line.starts_with("Size:") && line.ends_with(&size)));
+        let taken = value(ram.find(|line| line.starts_with("Rss:"))).context("no such memory")?;
+        let huge = value(ram.find(|line| line.starts_with("AnonHugePages:"))).context("no huge pages")?;
+        if huge > taken / 2 {
+            println!("{huge} of {taken} KiB are in huge pages");
+            return Ok(());
+        }
+        ensure!(Instant::now() < until, "only {huge} of {taken} KiB are in huge pages");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

@@ -26,7 +26,7 @@ use super::bell::Bell;
 use super::load::{self, Description};
 use super::place::remove_file;
 use super::qmp::{Mark, QmpError};
-use super::{ASKED, Live, Slot, life, status};
+use super::{ASKED, Live, Slot, huge, life, status};
 use crate::Result;
 use crate::hypervisor::{Cancel, Captured, Cut};
 
@@ -45,6 +45,7 @@ pub(super) fn capture(slot: &Slot, to: &Path, cut: &mut dyn Cut, cancel: &dyn Ca
     let _turn = slot.turn();
     let live = slot.live()?;
     load::wait_until_in(slot, &live, cancel)?;
+    huge::end(slot);
     let before = status::power(slot, &live)?;
     let running = before == Power::Running;
     *slot.covered.lock() = Some(before);
@@ -56,6 +57,7 @@ pub(super) fn capture(slot: &Slot, to: &Path, cut: &mut dyn Cut, cancel: &dyn Ca
     *slot.captured.lock() = Some(Instant::now());
     let settled = settle(slot, &live, running && done.is_err());
     *slot.covered.lock() = None;
+    huge::begin(slot, &live);
     // A guest that was left standing is worse than a capture that failed.
     let done = match (done, settled) {
         (Ok(_), Err(fault)) | (Err(_), Err(fault)) => Err(fault),

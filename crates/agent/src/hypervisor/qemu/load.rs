@@ -23,7 +23,7 @@ use super::host::Host;
 use super::place::{Place, Ports, remove_file};
 use super::process::{self, Process};
 use super::qmp::QmpError;
-use super::{Live, Shared, Slot, command, helper, spare};
+use super::{Live, Shared, Slot, command, helper, huge, spare};
 use crate::Result;
 use crate::hypervisor::{Cancel, Start};
 
@@ -354,5 +354,6 @@ fn all_is_in(slot: &Slot, live: &Live) -> Result<()> {
     spare::end(slot, live);
     remove_file(&slot.place.pending());
     slot.place.drop_image();
+    huge::begin(slot, live);
     Ok(())
 }

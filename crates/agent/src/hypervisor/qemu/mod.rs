@@ -7,7 +7,7 @@
 //!  hotplug   disks and cables of a running guest                    guest     what its agent does for us
 //!  command   a machine as a command line (pure)                     place     its files, and the record of what is wished
 //!  qmp, qga, wire   the two protocols                               helper    processes that outlive the agent
-//!  spare   a second way to a machine that hangs on its memory
+//!  spare   a second way to a machine that hangs on its memory     huge   its memory in huge pages, for short pauses
 //!  watch   follows a machine that runs   supply   its memory that is still to come   mend   lets it go on after a hiccup
 //! ```
 //!
@@ -23,6 +23,7 @@ pub mod helper;
 mod host;
 mod hotplug;
 mod hub;
+mod huge;
 mod kvm;
 mod life;
 mod load;
@@ -124,6 +125,8 @@ struct Slot {
     freezer: Mutex<Option<Freezer>>,
     /// When the last capture ended.
     captured: Mutex<Option<std::time::Instant>>,
+    /// Set when the gathering of its memory is to end.
+    gathering: Mutex<Option<Arc<AtomicBool>>>,
     /// Somebody wants it off at once.
     unplugged: AtomicBool,
 }
@@ -173,6 +176,7 @@ impl Shared {
                 covered: Mutex::default(),
                 freezer: Mutex::default(),
                 captured: Mutex::default(),
+                gathering: Mutex::default(),
                 unplugged: AtomicBool::new(false),
             })
         };

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
@@ -87,6 +87,20 @@ impl Process {
     /// A file of the process's own, shared with it.
     pub(super) fn take_file(&self, number: i32) -> io::Result<OwnedFd> {
         Ok(pidfd_getfd(&self.handle, number, PidfdGetfdFlags::empty())?)
+    }
+
+    /// Moves a piece of its memory into huge pages.
+    pub(super) fn gather_pages(&self, start: u64, length: u64) -> rustix::io::Result<()> {
+        let piece = libc::iovec { iov_base: start as *mut libc::c_void, iov_len: length as usize };
+        let handle = self.handle.as_raw_fd();
+        // SAFETY: the address is the other process's and never used here, and what is advised changes no byte of its memory.
+        let done =
+            unsafe { libc::syscall(libc::SYS_process_madvise, handle, &raw const piece, 1, libc::MADV_COLLAPSE, 0) };
+        if done < 0 {
+            Err(rustix::io::Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(rustix::io::Errno::IO))
+        } else {
+            Ok(())
+        }
     }
 
     /// Waits for its end; says whether it has ended.
