@@ -133,7 +133,7 @@ fn a_gate_opens_by_itself_and_says_so() {
     client.send(&write(1, 0, 1));
     assert_eq!(client.reply(), (0, 1));
     let waited = begun.elapsed();
-    assert!(waited >= limit && waited < LONG, "waited {waited:?}");
+    assert!(waited >= limit && waited < limit * 5, "waited {waited:?}");
     other.send(&write(2, 0, 1));
     assert_eq!(other.reply(), (0, 2), "the set opens as a whole");
     let mark = hold.mark();

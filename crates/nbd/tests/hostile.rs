@@ -241,7 +241,7 @@ fn a_client_that_does_not_read_blocks_the_budget_for_a_while_only() {
     let begun = Instant::now();
     victim.send(&request(FLUSH, 1, 0, 0));
     assert_eq!(victim.reply(), (0, 1));
-    assert!(begun.elapsed() < STALL_TIMEOUT / 2, "what needs no memory is not held up");
+    assert!(begun.elapsed() < Duration::from_secs(1), "what needs no memory is not held up");
     victim.send(&request(READ, 2, 0, 4096));
     assert_eq!(victim.reply(), (0, 2));
     let took = begun.elapsed();
