@@ -4,7 +4,7 @@
 //! background snapshot, a guest that writes to a page waits until that page has been read from here, so nothing is synced
 //! before the stream has ended.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -14,7 +14,8 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::draft::Draft;
 use crate::image::layout::{self, Extent, Form, HEADER, Header, METADATA_MAX, PARTS};
-use crate::stream::{self, Head, RamBlock, Sink};
+use crate::stream::{self, End, Head, RamBlock, Sink};
+use crate::wire::answer;
 use crate::{PAGE, PageAt, Progress};
 
 /// Most bytes gathered before they are written.
@@ -41,27 +42,48 @@ pub struct Captured {
 /// is no image, and an older one of that name is untouched. Two captures at once need two names. To give up, shut the
 /// connection down: the stream is cut short then.
 pub fn capture(stream: impl Read, target: &Path, metadata: &[u8], status: impl FnMut(Progress)) -> Result<Captured> {
-    if metadata.len() > METADATA_MAX {
-        let message =
-            format!("{} bytes of metadata are more than the {METADATA_MAX} there is room for", metadata.len());
-        return Err(Error::new(ErrorKind::Unsupported, message));
-    }
+    capture_as(identity()?, stream, End::Input, target, metadata, status)
+}
+
+/// [`capture`] of an ordinary migration of a guest that stands still, with a return path (QEMU's `return-path`).
+///
+/// When there is an image, QEMU is told that the migration has failed. That is what has it keep the machine as it was before,
+/// so that it can go on, or be captured again; after one that has succeeded it refuses another.
+pub fn capture_and_decline(
+    mut stream: impl Read + Write,
+    target: &Path,
+    metadata: &[u8],
+    status: impl FnMut(Progress),
+) -> Result<Captured> {
+    let captured = capture_as(identity()?, &mut stream, End::Description, target, metadata, status)?;
+    let declined = [&answer::SHUT.to_be_bytes()[..], &4_u16.to_be_bytes(), &1_u32.to_be_bytes()].concat();
+    stream.write_all(&declined).map_err(|e| Error::io("tell QEMU that its memory is stored", e))?;
+    Ok(captured)
+}
+
+fn identity() -> Result<[u8; 16]> {
     let mut uuid = [0; 16];
     getrandom(&mut uuid, GetRandomFlags::empty()).map_err(|e| Error::io("draw an identity", e.into()))?;
-    capture_as(uuid, stream, target, metadata, status)
+    Ok(uuid)
 }
 
 /// [`capture`] with a given identity.
 pub(crate) fn capture_as(
     uuid: [u8; 16],
     stream: impl Read,
+    end: End,
     target: &Path,
     metadata: &[u8],
     status: impl FnMut(Progress),
 ) -> Result<Captured> {
+    if metadata.len() > METADATA_MAX {
+        let message =
+            format!("{} bytes of metadata are more than the {METADATA_MAX} there is room for", metadata.len());
+        return Err(Error::new(ErrorKind::Unsupported, message));
+    }
     let draft = Draft::start(target)?;
     let mut ram = Ram { draft, uuid, blocks: Vec::new(), run: Run::default(), progress: Progress::default(), status };
-    let (head, devices) = stream::read(stream, &mut ram)?;
+    let (head, devices) = stream::read(stream, end, &mut ram)?;
     ram.flush()?;
     let Ram { draft, blocks, .. } = ram;
     let pages = blocks.iter().map(|b| b.sums.iter().filter(|sum| **sum != 0).count() as u64).sum();

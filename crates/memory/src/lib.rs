@@ -19,7 +19,7 @@ pub mod serve;
 pub mod stream;
 mod wire;
 
-pub use capture::{Captured, capture};
+pub use capture::{Captured, capture, capture_and_decline};
 pub use error::{Error, ErrorKind, Result};
 pub use image::compress::{Compressed, compress};
 pub use image::{Block, Front, Image};

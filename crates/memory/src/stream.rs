@@ -14,7 +14,7 @@
 use std::io::Read;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::wire::{self, flag, section};
+use crate::wire::{self, Command, flag, section};
 use crate::{PAGE, PageAt};
 
 mod source;
@@ -86,8 +86,17 @@ pub trait Sink {
     fn zero(&mut self, at: PageAt) -> Result<()>;
 }
 
+/// What a stream ends with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// The input's end.
+    Input,
+    /// Its description, after which QEMU waits for an answer.
+    Description,
+}
+
 /// Reads one stream to its end.
-pub fn read(input: impl Read, sink: &mut impl Sink) -> Result<(Head, DeviceState)> {
+pub fn read(input: impl Read, end: End, sink: &mut impl Sink) -> Result<(Head, DeviceState)> {
     let mut source = Source::new(input);
     if source.take::<8>()? != wire::HEADER {
         return Err(source.bad("is not a migration stream of version 3"));
@@ -117,14 +126,24 @@ pub fn read(input: impl Read, sink: &mut impl Sink) -> Result<(Head, DeviceState
                 }
             }
             section::FULL => break,
-            section::COMMAND if source.take::<5>()? == wire::SWITCHOVER => {}
-            section::COMMAND => return Err(source.unsupported("carries commands, so it is no plain stream")),
+            section::COMMAND => command(&mut source)?,
             other => return Err(source.bad(format!("has a section of the unknown type {other:#x}"))),
         }
     }
     let Some((head, _)) = ram else { return Err(source.bad("has no RAM before its devices")) };
-    let devices = devices(&mut source)?;
+    let devices = devices(&mut source, end)?;
     Ok((head, devices))
+}
+
+/// Those commands that change nothing of what the stream says.
+fn command(source: &mut Source<impl Read>) -> Result<()> {
+    let [_, command @ .., l0, l1] = source.take::<5>()?;
+    let (command, length) = (u16::from_be_bytes(command), u16::from_be_bytes([l0, l1]));
+    let harmless = [(Command::OpenReturnPath, 0), (Command::Ping, 4), (Command::SwitchoverStart, 0)];
+    if !harmless.iter().any(|&(known, data)| (known as u16, data) == (command, length)) {
+        return Err(source.unsupported("carries commands, so it is no plain stream"));
+    }
+    source.skip(usize::from(length))
 }
 
 /// Reads the configuration section, if there is one, and returns it with its subsections as it stands.
@@ -240,9 +259,9 @@ fn pages(source: &mut Source<impl Read>, head: &Head, last: &mut usize, sink: &m
     Ok(())
 }
 
-/// Reads to the end of the input and finds where the device sections end.
-fn devices(source: &mut Source<impl Read>) -> Result<DeviceState> {
-    let bytes = source.rest(DEVICES_MAX)?;
+/// Reads to the end and finds where the device sections end.
+fn devices(source: &mut Source<impl Read>, end: End) -> Result<DeviceState> {
+    let bytes = source.rest(DEVICES_MAX, |bytes| end == End::Description && device_sections(bytes).is_some())?;
     match device_sections(&bytes) {
         Some(sections) => Ok(DeviceState { bytes, sections }),
         None => Err(source.bad("is cut short: it does not end with a description of itself")),
@@ -254,13 +273,12 @@ fn devices(source: &mut Source<impl Read>) -> Result<DeviceState> {
 /// The description is JSON, so it contains no byte 0; searching backwards, the first end mark that fits is the right one.
 pub(crate) fn device_sections(bytes: &[u8]) -> Option<usize> {
     const MARK: usize = 6;
-    let mark = bytes.len().checked_sub(MARK)?;
+    let mark = bytes.len().checked_sub(MARK).filter(|_| bytes.last() == Some(&b'}'))?;
     (0..=mark).rev().find(|&at| {
         let length = u32::from_be_bytes([bytes[at + 2], bytes[at + 3], bytes[at + 4], bytes[at + 5]]);
         bytes[at..at + 2] == [section::EOF, section::DESCRIPTION]
             && length as usize == mark - at
             && bytes.get(at + MARK) == Some(&b'{')
-            && bytes.last() == Some(&b'}')
     })
 }
 

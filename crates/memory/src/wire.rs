@@ -21,10 +21,6 @@ pub(crate) mod section {
     pub(crate) const FOOTER: u8 = 0x7e;
 }
 
-/// `MIG_CMD_SWITCHOVER_START`, which QEMU puts before the devices of a guest that stands still since 10.0, and which says no more
-/// than that they come.
-pub(crate) const SWITCHOVER: [u8; 5] = [section::COMMAND, 0, 11, 0, 0];
-
 /// `RAM_SAVE_FLAG_*`: the low bits of the offset that stands before a page.
 pub(crate) mod flag {
     pub(crate) const ZERO: u64 = 0x02;
@@ -47,10 +43,13 @@ pub(crate) enum Command {
     Packaged = 7,
     PostcopyResume = 9,
     ReceivedBitmap = 10,
+    /// Stands before the devices of a guest that stands still since 10.0, and says no more than that they come.
+    SwitchoverStart = 11,
 }
 
 /// `MIG_RP_MSG_*`: what the destination tells the source.
 pub(crate) mod answer {
+    /// Ends the return path; 0 if all went well.
     pub(crate) const SHUT: u16 = 1;
     pub(crate) const PONG: u16 = 2;
     pub(crate) const REQUEST_NAMED: u16 = 3;

@@ -1,10 +1,10 @@
 //! Streams become images and streams again; damage and interruptions are noticed.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
-use keyframe_memory::{ErrorKind, Front, Image, Progress, capture, compress, replay};
+use keyframe_memory::{ErrorKind, Front, Image, Progress, capture, capture_and_decline, compress, replay};
 use proptest::prelude::*;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tempfile::TempDir;
@@ -101,17 +101,52 @@ proptest! {
 }
 
 #[test]
-fn devices_may_be_announced_and_no_other_command_is_understood() {
+fn only_commands_that_change_nothing_are_understood() {
     let script = Script::striped(4);
     let plain = script.stream();
     let devices = plain.len() - 1 - script.devices.len() - b"\0\x06\0\0\0\x02{}".len();
     let with = |command: &[u8]| understood(&[&plain[..devices], command, &plain[devices..]].concat());
-    // QEMU 10.0 does so where it stops the guest itself.
-    let announced = with(b"\x08\0\x0b\0\0").expect("it is sound");
-    assert_eq!(announced, understood(&plain).expect("it is sound"));
-    for other in [b"\x08\0\x01\0\0", b"\x08\0\x0b\0\x01"] {
+    // QEMU 10.0 announces devices where it stops the guest itself; the others come with a return path.
+    for harmless in [&b"\x08\0\x0b\0\0"[..], b"\x08\0\x01\0\0", b"\x08\0\x02\0\x04\0\0\0\x01"] {
+        assert_eq!(with(harmless).expect("it is sound"), understood(&plain).expect("it is sound"));
+    }
+    for other in [b"\x08\0\x02\0\0", b"\x08\0\x03\0\0", b"\x08\0\x0b\0\x01"] {
         assert_eq!(with(other).expect_err("it means something else").kind(), ErrorKind::Unsupported);
     }
+}
+
+/// As QEMU with a return path: says no more than the stream, does not end it, and hears an answer.
+struct Waiting<'a> {
+    stream: &'a [u8],
+    told: Vec<u8>,
+}
+
+impl Read for Waiting<'_> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        assert!(!self.stream.is_empty(), "QEMU says no more before it has an answer");
+        let some = out.len().min(7_001);
+        self.stream.read(&mut out[..some])
+    }
+}
+
+impl Write for Waiting<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        assert!(self.stream.is_empty(), "it is told before it has said everything");
+        self.told.write(bytes)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_migration_is_declined_when_its_image_is_there() {
+    let (_folder, path) = folder();
+    let stream = Script::striped(400).stream();
+    let mut qemu = Waiting { stream: &stream, told: Vec::new() };
+    capture_and_decline(&mut qemu, &path, b"", quiet).expect("it can be captured");
+    assert_eq!(qemu.told, [0, 1, 0, 4, 0, 0, 0, 1], "the return path ends with an error");
+    assert_eq!(memory_of(&path).expect("it is sound"), understood(&stream).expect("it is sound").2);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use keyframe_memory::serve::Ready;
-use keyframe_memory::{ErrorKind, Image, Progress, compress};
+use keyframe_memory::{ErrorKind, Image, Progress, compress, replay};
 
 mod rig;
 use rig::{Lazy, Rig};
@@ -40,6 +40,35 @@ fn a_machine_goes_on_from_its_memory_through_three_generations() -> Result<()> {
         Image::open(&image)?.verify(quiet)?;
     }
     machine.end()
+}
+
+#[test]
+fn a_machine_that_stands_still_is_captured_twice_and_goes_on() -> Result<()> {
+    let rig = Rig::new()?;
+    let mut machine = rig.boot()?;
+    machine.stop()?;
+    let [tracked, first, second] = ["tracked", "first", "second"].map(|name| rig.image(name));
+    machine.capture(&tracked)?;
+    machine.capture_at_rest(&first)?;
+    machine.capture_at_rest(&second)?;
+    let memory = |image: &Path| -> Result<Vec<u8>> {
+        let image = Image::open(image)?;
+        let mut stream = Vec::new();
+        replay(&image, &mut stream)?;
+        // What follows it, the devices, has clocks in it.
+        stream.truncate(stream.len() - image.front().devices().bytes.len());
+        Ok(stream)
+    };
+    let wanted = memory(&tracked)?;
+    ensure!(memory(&first)? == wanted && memory(&second)? == wanted, "the same guest has different memory");
+    machine.cont()?;
+    machine.sound_passes(2)?;
+    machine.end()?;
+    let Lazy { machine: mut resumed, server, .. } = rig.resume(&second)?;
+    server.join().expect("the server does not panic")?;
+    resumed.all_in()?;
+    resumed.sound_passes(2)?;
+    resumed.end()
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::capture::capture_as;
 use crate::error::Result;
-use crate::stream::{self, Head, RamBlock, RamSection, Sink};
+use crate::stream::{self, End, Head, RamBlock, RamSection, Sink};
 use crate::{PAGE, PageAt, replay};
 
 use super::Image;
@@ -67,7 +67,7 @@ impl Sink for Seen {
 #[test]
 fn a_recorded_stream_is_understood() {
     let mut seen = Seen::default();
-    let (head, devices) = stream::read(&recorded()[..], &mut seen).expect("it is sound");
+    let (head, devices) = stream::read(&recorded()[..], End::Input, &mut seen).expect("it is sound");
     let block = |name: &str, length| RamBlock { name: name.to_owned(), length };
     assert_eq!(head.blocks, [block("ram0", 0x3000), block("rom", 0x1000)]);
     assert_eq!(head.section, RamSection { id: 2, instance: 0, version: 4 });
@@ -114,7 +114,7 @@ impl<'a> Reader<'a> {
 fn image() -> (tempfile::TempDir, std::path::PathBuf) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("image");
-    let captured = capture_as(UUID, &recorded()[..], &path, METADATA, |_| {}).expect("it can be written");
+    let captured = capture_as(UUID, &recorded()[..], End::Input, &path, METADATA, |_| {}).expect("it can be written");
     assert_eq!((captured.uuid, captured.ram_bytes, captured.stored_pages), (UUID, 0x4000, 2));
     (folder, path)
 }
@@ -191,8 +191,8 @@ fn a_replayed_image_says_what_the_stream_said() {
     let mut out = Vec::new();
     replay(&image, &mut out).expect("it can be written");
     let (mut before, mut after) = (Seen::default(), Seen::default());
-    let told = stream::read(&recorded()[..], &mut before).expect("it is sound");
-    assert_eq!(stream::read(&out[..], &mut after).expect("it is sound"), told);
+    let told = stream::read(&recorded()[..], End::Input, &mut before).expect("it is sound");
+    assert_eq!(stream::read(&out[..], End::Input, &mut after).expect("it is sound"), told);
     let contents =
         |seen: Seen| -> BTreeMap<PageAt, u8> { seen.0.into_iter().filter_map(|(at, b)| Some((at, b?))).collect() };
     assert_eq!(contents(after), contents(before));

@@ -82,17 +82,23 @@ impl<R: Read> Source<R> {
         Ok(())
     }
 
-    /// Everything up to the end of the input, which must come within `limit` bytes.
-    pub(super) fn rest(&mut self, limit: usize) -> Result<Vec<u8>> {
-        let mut out = self.buffer[self.start..self.end].to_vec();
-        self.consume(out.len());
-        let room = (limit + 1).saturating_sub(out.len()) as u64;
-        let more = self.input.by_ref().take(room).read_to_end(&mut out).map_err(|e| self.failed(e))?;
-        self.position += more as u64;
-        if out.len() > limit {
-            return Err(self.unsupported(format!("has more than {limit} bytes of device state")));
+    /// What is left, which is at most `limit` bytes: up to the end of the input, or until it is `whole`.
+    pub(super) fn rest(&mut self, limit: usize, whole: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>> {
+        let mut out = Vec::new();
+        loop {
+            out.extend_from_slice(&self.buffer[self.start..self.end]);
+            self.consume(self.end - self.start);
+            if out.len() > limit {
+                return Err(self.unsupported(format!("has more than {limit} bytes of device state")));
+            }
+            if whole(&out) {
+                return Ok(out);
+            }
+            (self.start, self.end) = (0, 0);
+            if !self.more()? {
+                return Ok(out);
+            }
         }
-        Ok(out)
     }
 
     fn consume(&mut self, count: usize) {
@@ -109,14 +115,25 @@ impl<R: Read> Source<R> {
         self.end -= self.start;
         self.start = 0;
         while self.end < count {
+            if !self.more()? {
+                return Err(self.bad("is cut short"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what there is behind what is in the buffer; false at the end of the input.
+    fn more(&mut self) -> Result<bool> {
+        loop {
             match self.input.read(&mut self.buffer[self.end..]) {
-                Ok(0) => return Err(self.bad("is cut short")),
-                Ok(more) => self.end += more,
+                Ok(count) => {
+                    self.end += count;
+                    return Ok(count > 0);
+                }
                 Err(e) if e.kind() == IoKind::Interrupted => {}
                 Err(e) => return Err(self.failed(e)),
             }
         }
-        Ok(())
     }
 
     fn failed(&self, e: std::io::Error) -> Error {

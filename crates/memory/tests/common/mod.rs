@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use keyframe_memory::stream::{self, DeviceState, Head, Sink};
+use keyframe_memory::stream::{self, DeviceState, End, Head, Sink};
 use keyframe_memory::{PAGE, PageAt, Result};
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -118,6 +118,6 @@ impl Sink for Collect {
 /// What a stream stands for.
 pub(crate) fn understood(bytes: &[u8]) -> Result<(Head, DeviceState, Memory)> {
     let mut collect = Collect::default();
-    let (head, devices) = stream::read(bytes, &mut collect)?;
+    let (head, devices) = stream::read(bytes, End::Input, &mut collect)?;
     Ok((head, devices, collect.0))
 }

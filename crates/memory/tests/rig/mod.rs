@@ -13,7 +13,7 @@ use keyframe_lab::guest::Guest;
 use keyframe_lab::kvm::Accelerator;
 use keyframe_lab::vm::{BOOT, Disk, Vm, VmSpec};
 use keyframe_memory::serve::{Ready, Served};
-use keyframe_memory::{Image, capture, replay};
+use keyframe_memory::{Image, capture, capture_and_decline, replay};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -185,12 +185,39 @@ impl Machine {
         Ok(())
     }
 
+    /// Stops the machine, for good or until [`Machine::cont`].
+    pub(crate) fn stop(&mut self) -> Result<()> {
+        self.vm.qmp().execute("stop", json!({})).map(drop)
+    }
+
+    pub(crate) fn cont(&mut self) -> Result<()> {
+        self.vm.qmp().execute("cont", json!({})).map(drop)
+    }
+
+    /// Takes the memory of the machine that stands still, and has it stay as it is.
+    pub(crate) fn capture_at_rest(&mut self, image: &Path) -> Result<()> {
+        let socket = self.folder.path().join("out");
+        let listener = UnixListener::bind(&socket)?;
+        let from = self.vm.qmp().mark();
+        self.capabilities(&["postcopy-ram", "background-snapshot"], false)?;
+        self.capabilities(&["return-path"], true)?;
+        self.vm.qmp().execute("migrate", json!({ "uri": uri(&socket) }))?;
+        let (stream, _) = listener.accept()?;
+        let captured = capture_and_decline(stream, image, b"{}", quiet);
+        std::fs::remove_file(&socket)?;
+        self.migration_since("failed", from)?;
+        println!("{:?}", captured?);
+        let status = self.vm.qmp().execute("query-status", json!({}))?;
+        ensure!(status["status"] == "paused", "the machine is {status}");
+        Ok(())
+    }
+
     /// QEMU refuses a snapshot for some 50 ms after it has finished another, or has just taken in its memory.
     fn begin_background(&mut self, socket: &Path) -> Result<()> {
         let deadline = Instant::now() + STEP;
         loop {
             let mut ask = || -> Result<Value> {
-                self.capabilities(&["postcopy-ram"], false)?;
+                self.capabilities(&["postcopy-ram", "return-path"], false)?;
                 self.capabilities(&["background-snapshot"], true)?;
                 self.vm.qmp().execute("migrate", json!({ "uri": uri(socket) }))
             };
