@@ -115,6 +115,19 @@ fn what_an_image_names_is_not_followed_and_a_whole_one_made_of_it_is_imported() 
     same(&sandbox, ("qcow2", "top.qcow2"), ("raw", "out"));
 }
 
+#[test]
+fn an_image_of_another_format_is_no_raw_one() {
+    let sandbox = Sandbox::new();
+    for (format, name) in [("vmdk", "VMDK"), ("vdi", "VDI"), ("vhdx", "VHDX"), ("vpc", "VHD"), ("qed", "QED")] {
+        sandbox.qemu("qemu-img", &["create", "-q", "-f", format, format, "8M"]);
+        let error = sandbox.offline(&["volume", "import", format, "web", "-q"]).bad(1);
+        assert!(error.contains(&format!("it is a {name} image")) && error.contains("qemu-img convert"), "{error}");
+    }
+    assert!(!sandbox.offline(&["volume", "list"]).good().contains("web"), "something of it is left");
+    // Who says what it is, is believed.
+    sandbox.offline(&["volume", "import", "vmdk", "web", "--format", "raw", "-q"]).good();
+}
+
 /// Base exported once, then only differences: every overlay over its base is the snapshot.
 #[test]
 fn differences_are_exported_as_overlays() {

@@ -107,12 +107,30 @@ fn open(path: &Path) -> Result<File> {
     File::open(path).context("cannot open it")
 }
 
+/// What begins other formats: where, with what, and how it is called. QEMU's `block/*.c`, where each looks for its own.
+const FOREIGN: [(usize, &[u8], &str); 8] = [
+    (0, b"KDMV", "VMDK"),
+    (0, b"# Disk DescriptorFile", "VMDK"),
+    (64, b"\x7f\x10\xda\xbe", "VDI"),
+    (0, b"vhdxfile", "VHDX"),
+    (0, b"conectix", "VHD"),
+    (0, b"QED\0", "QED"),
+    (0, b"WithoutFreeSpace", "Parallels"),
+    (0, b"WithouFreSpacExt", "Parallels"),
+];
+
 fn by_header(file: &File) -> Result<Image> {
-    let mut magic = [0; 4];
-    match file.read_exact_at(&mut magic, 0) {
-        Ok(()) if magic == header::MAGIC => Ok(Image::Qcow2),
-        Ok(()) => Ok(Image::Raw),
-        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(Image::Raw),
-        Err(error) => Err(error).context("read its header"),
+    let mut head = [0; 512];
+    let have = file.read_at(&mut head, 0).context("read its header")?;
+    let head = &head[..have];
+    if head.starts_with(&header::MAGIC) {
+        return Ok(Image::Qcow2);
+    }
+    let is = |(at, magic, _): &&(usize, &[u8], &str)| head.get(*at..).is_some_and(|rest| rest.starts_with(magic));
+    match FOREIGN.iter().find(is) {
+        Some((.., name)) => bail!(
+            "it is a {name} image, and only raw and qcow2 are read; make one of it first: qemu-img convert -O qcow2 IMAGE NEW"
+        ),
+        None => Ok(Image::Raw),
     }
 }
