@@ -22,6 +22,7 @@
 //! | `GET /v1/vms` | | `[VmStatus]` |
 //! | `GET /v1/vms/{vm}` | | [`VmStatus`](crate::VmStatus) |
 //! | `PUT /v1/vms/{vm}/run` | [`StartVm`](crate::StartVm) | [`VmStatus`](crate::VmStatus) |
+//! | `POST /v1/vms/{vm}/check` | [`StartVm`](crate::StartVm) | refuses what `run` would refuse before it does anything |
 //! | `POST /v1/vms/{vm}/stop` | [`StopVm`](crate::StopVm) | [`VmStatus`](crate::VmStatus) |
 //! | `POST /v1/vms/{vm}/pause`, `/resume`, `/reset` | [`VmCall`](crate::VmCall) | [`VmStatus`](crate::VmStatus) |
 //! | `PUT /v1/vms/{vm}/disks/{disk}` | [`ConfigureDisk`](crate::ConfigureDisk) | adds it while the machine runs |

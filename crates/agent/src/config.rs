@@ -120,13 +120,20 @@ pub enum Driver {
     },
 }
 
+/// What is wrong with a text, and in which line.
+pub fn in_a_line(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let line = before.map(|before| format!("line {}: ", before.matches('\n').count() + 1));
+    format!("{}{}", line.unwrap_or_default(), error.message().trim_end().replace('\n', "; "))
+}
+
 impl Config {
     /// The file in the data directory, if there is one, and the environment over it.
     pub fn load(data: &Path, env: impl Fn(&str) -> Option<String>) -> Result<Config> {
         let path = data.join(FILE);
         let refuse = |why: String| Fault::new(FaultKind::Invalid, format!("cannot use {}: {why}", path.display()));
         let mut config = match std::fs::read_to_string(&path) {
-            Ok(text) => toml::from_str::<Config>(&text).map_err(|error| refuse(error.to_string()))?,
+            Ok(text) => toml::from_str::<Config>(&text).map_err(|error| refuse(in_a_line(&text, &error)))?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Config::default(),
             Err(error) => return Err(refuse(error.to_string())),
         };

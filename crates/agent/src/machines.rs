@@ -1,7 +1,7 @@
 //! What can be done to machines: each act takes the machine's turn, checks the generation, and asks the hypervisor.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -112,21 +112,7 @@ impl Machines {
             );
             return Err(fault(FaultKind::Conflict, why));
         }
-        if let Some(boot) = &wish.machine.direct_boot {
-            for path in [Some(&boot.kernel), boot.initrd.as_ref()].into_iter().flatten() {
-                self.images.check(Path::new(path))?;
-            }
-        }
-        for disk in &wish.machine.disks {
-            self.arrays.of(&disk.volume)?.volume(&disk.volume.volume)?;
-        }
-        let (memory, new_identity) = match &wish.from {
-            StartFrom::Cold => (None, false),
-            StartFrom::Memory { snapshot, new_identity } => (Some(self.instants.image(*snapshot)), *new_identity),
-        };
-        if let Some(image) = &memory {
-            self.hypervisor.image(image)?;
-        }
+        let (memory, new_identity) = self.ready(wish)?;
         self.free(&wish.machine.disks)?;
         turn.starting(wish.generation)?;
         self.known.lock().insert(vm);
@@ -142,6 +128,32 @@ impl Machines {
         let failed = |e: Fault| if e.kind == FaultKind::Conflict { fault(FaultKind::Internal, e.message) } else { e };
         self.hypervisor.start(vm, &start).map_err(failed)?;
         self.status(vm)
+    }
+
+    /// Whether such a start could work, as far as that can be said before; the machine may be on meanwhile.
+    pub fn check(&self, wish: &StartVm) -> Result<()> {
+        let (memory, _) = self.ready(wish)?;
+        self.hypervisor.check(&wish.machine, memory.as_deref())
+    }
+
+    /// Whether all is there that a start takes; the memory that it begins from, and whether it is a copy's.
+    fn ready(&self, wish: &StartVm) -> Result<(Option<PathBuf>, bool)> {
+        if let Some(boot) = &wish.machine.direct_boot {
+            for path in [Some(&boot.kernel), boot.initrd.as_ref()].into_iter().flatten() {
+                self.images.check(Path::new(path))?;
+            }
+        }
+        for disk in &wish.machine.disks {
+            self.arrays.of(&disk.volume)?.volume(&disk.volume.volume)?;
+        }
+        match &wish.from {
+            StartFrom::Cold => Ok((None, false)),
+            StartFrom::Memory { snapshot, new_identity } => {
+                let image = self.instants.image(*snapshot);
+                self.hypervisor.image(&image)?;
+                Ok((Some(image), *new_identity))
+            }
+        }
     }
 
     /// Refuses disks that somebody else can write to. Whoever connects is refused in any case; this says why.

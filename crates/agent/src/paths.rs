@@ -19,7 +19,7 @@ const SUN_PATH: usize = 107;
 const OWN_FOLDER: u32 = 0o700;
 const OWN_FILE: u32 = 0o600;
 /// What is ours in a data directory that may be somebody's home or worse.
-const FOLDERS: [&str; 4] = ["vms", "memory", "instants", "run"];
+const FOLDERS: [&str; 5] = ["arrays", "vms", "memory", "instants", "run"];
 const FILES: [&str; 8] = [
     "pool.kf",
     "catalog.db",

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyframe_agent_api::{Bytes, FaultKind};
+use keyframe_agent_api::{Bytes, Fault, FaultKind};
 use keyframe_engine::Pool;
+use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +18,7 @@ use crate::agent::{Agent, Parts};
 use crate::array::fake::{FakeArray, FakeOptions};
 use crate::array::{Array, Arrays, Engine, EngineOptions};
 use crate::config::{Config, Driver, Log};
+use crate::durable::Folder;
 use crate::fault::{fault, of_io};
 use crate::http::{Serving, bind, router, serve};
 use crate::hypervisor::Hypervisor;
@@ -164,7 +166,7 @@ fn open_arrays(paths: &Paths, config: &Config, life: &Life) -> Result<(Arrays, V
                 let pool = paths.data.join(pool);
                 let size = config.agent.pool_size.map_or_else(|| usual_size(&paths.data), Ok)?;
                 let options = EngineOptions { pool, create: Some(size), cache: config.agent.cache };
-                let engine = Engine::open(name, &options, life.clone())?;
+                let engine = open_pool(&paths.data, name, &options, life)?;
                 pools.push(HeldPool { file: options.pool, pool: engine.pool().clone() });
                 Arc::new(engine)
             }
@@ -177,6 +179,34 @@ fn open_arrays(paths: &Paths, config: &Config, life: &Life) -> Result<(Arrays, V
         arrays.push((name.clone(), opened));
     }
     Ok((Arrays::new(arrays), pools))
+}
+
+/// A pool is made only once, which a mark in the data directory says: one that is missing later is no reason to go on with an
+/// empty one, for its disk may just not be mounted.
+fn open_pool(data: &Path, name: &str, options: &EngineOptions, life: &Life) -> Result<Engine> {
+    let marks = Folder::open(data.join("arrays"), life.clone())?;
+    let mark = format!("{name}.json");
+    if marks.read::<Made>(&mark)?.is_some() && options.is_missing()? {
+        let why = format!(
+            "the pool {} is not there, though it has been before; bring it back (is its disk mounted?), or remove {} to \
+             begin with an empty one",
+            options.pool.display(),
+            marks.file(&mark).display()
+        );
+        return Err(Fault::new(FaultKind::NotFound, why));
+    }
+    let engine = Engine::open(name, options, life.clone())?;
+    if marks.read::<Made>(&mark)?.is_none() {
+        marks.write(&mark, &Made { pool: options.pool.clone() })?;
+    }
+    Ok(engine)
+}
+
+/// That there is a pool.
+#[derive(Serialize, Deserialize)]
+struct Made {
+    /// Where it was then; for people.
+    pool: PathBuf,
 }
 
 /// Four fifths of what the file system has free; the file is sparse and takes what is written.

@@ -11,3 +11,5 @@ mod loading;
 mod real;
 #[path = "hypervisor/suite.rs"]
 mod suite;
+#[path = "hypervisor/unplug.rs"]
+mod unplug;

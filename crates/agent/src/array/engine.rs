@@ -41,11 +41,17 @@ pub struct EngineOptions {
     pub cache: Bytes,
 }
 
+impl EngineOptions {
+    /// Whether there is no file of the pool's name.
+    pub fn is_missing(&self) -> Result<bool> {
+        is_absent(&self.pool)
+    }
+}
+
 /// A pool as an array.
 pub struct Engine {
     name: String,
     pool: Pool,
-    /// Volumes that are being made.
     /// Volumes that are being made, each with whether that is to end.
     making: Mutex<HashMap<String, Arc<AtomicBool>>>,
     life: Life,

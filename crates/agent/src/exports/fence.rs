@@ -70,7 +70,10 @@ impl Fence {
         loop {
             let held = holders.iter().find(|(_, holder)| holder.peer.process == Some(process));
             let Some((export, holder)) = held else { return Ok(()) };
-            let why = format!("volume {export}: what {} has asked of it is not done yet", name(holder.peer));
+            let why = format!(
+                "volume {export}: what {} has asked of it is not done yet; try again in a moment",
+                name(holder.peer)
+            );
             if self.free.wait_until(&mut holders, until).timed_out() {
                 return Err(Fault::new(FaultKind::Busy, why));
             }

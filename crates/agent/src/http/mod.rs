@@ -43,6 +43,7 @@ pub fn router(agent: Arc<Agent>) -> Router {
         .route("/v1/vms", get(vms::list))
         .route("/v1/vms/{vm}", get(vms::get))
         .route("/v1/vms/{vm}/run", put(vms::run))
+        .route("/v1/vms/{vm}/check", post(vms::check))
         .route("/v1/vms/{vm}/stop", post(vms::stop))
         .route("/v1/vms/{vm}/pause", post(vms::pause))
         .route("/v1/vms/{vm}/resume", post(vms::resume))

@@ -35,6 +35,10 @@ pub(super) async fn run(State(agent): Agents, Path(vm): Path<VmId>, Body(wish): 
     call(agent, "run machine", move |agent| agent.machines.run(vm, &wish)).await
 }
 
+pub(super) async fn check(State(agent): Agents, Path(_): Path<VmId>, Body(wish): Body<StartVm>) -> Answer<()> {
+    call(agent, "check machine", move |agent| agent.machines.check(&wish)).await
+}
+
 pub(super) async fn pause(State(agent): Agents, Path(vm): Path<VmId>, Body(wish): Body<VmCall>) -> Answer<VmStatus> {
     call(agent, "pause machine", move |agent| agent.machines.act(vm, &wish, Act::Pause)).await
 }

@@ -112,6 +112,10 @@ pub trait Hypervisor: Send + Sync {
     /// Finds the machines that run since before, with their hardware. Thaws whatever an earlier agent left frozen.
     fn adopt(&self) -> Result<Vec<VmId>>;
 
+    /// Refuses what [`start`](Hypervisor::start) would refuse before it does anything: a machine that makes no sense here, an
+    /// image that cannot be resumed in it.
+    fn check(&self, machine: &Machine, memory: Option<&Path>) -> Result<()>;
+
     /// Starts a machine that is off. Returns when its guest runs (or stands still as wished), or with nothing left over.
     fn start(&self, vm: VmId, start: &Start<'_>) -> Result<()>;
 

@@ -214,9 +214,9 @@ impl Instants {
             return Err(fault(FaultKind::Conflict, format!("machine {} is off and has no memory to store", wish.vm)));
         }
         if wish.quiesce == Quiesce::Required {
-            let why = "an instant with memory cannot be quiesced: the file systems would be frozen in the image; \
-                       take it without memory or without quiescing";
-            return Err(fault(FaultKind::Unsupported, why));
+            let why = "cannot be quiesced: the file systems would be frozen in the image; take it without memory or without \
+                       quiescing";
+            return Err(fault(FaultKind::Unsupported, format!("an instant of machine {} with memory {why}", wish.vm)));
         }
         let gates = self.exports.gates(&wish.volumes);
         let mut cut = GatedCut::new(disks, gates, hold(wish));

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyframe_agent_api::{DiskId, DiskSlot, FixedIdentity, GuestIdentity, MemoryInfo, NicId, StopHow, VmId, VmStatus};
+use keyframe_agent_api::{
+    DiskId, DiskSlot, FixedIdentity, GuestIdentity, Machine, MemoryInfo, NicId, StopHow, VmId, VmStatus,
+};
 
 use crate::Result;
 use crate::hypervisor::{BlockAddress, Cancel, Captured, Cut, Hypervisor, HypervisorInfo, Start, Tell};
@@ -38,6 +40,10 @@ impl Hypervisor for Mortal {
 
     fn adopt(&self) -> Result<Vec<VmId>> {
         self.call(|inner| inner.adopt())
+    }
+
+    fn check(&self, machine: &Machine, memory: Option<&Path>) -> Result<()> {
+        self.call(|inner| inner.check(machine, memory))
     }
 
     fn start(&self, vm: VmId, start: &Start<'_>) -> Result<()> {

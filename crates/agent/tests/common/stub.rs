@@ -10,8 +10,8 @@ use std::time::Duration;
 use keyframe_agent::Result;
 use keyframe_agent::hypervisor::{BlockAddress, Cancel, Captured, Cut, Hypervisor, HypervisorInfo, News, Start, Tell};
 use keyframe_agent_api::{
-    Accelerator, Bytes, CutMethod, DiskId, DiskSlot, Fault, FaultKind, FixedIdentity, GuestIdentity, MemoryInfo, NicId,
-    PauseReason, Power, StopHow, VmId, VmStatus,
+    Accelerator, Bytes, CutMethod, DiskId, DiskSlot, Fault, FaultKind, FixedIdentity, GuestIdentity, Machine,
+    MemoryInfo, NicId, PauseReason, Power, StopHow, VmId, VmStatus,
 };
 
 type Changed = Box<Tell>;
@@ -65,6 +65,9 @@ impl Hypervisor for Stub {
         self.frozen.store(false, Ordering::SeqCst);
         let power = self.power.lock().unwrap();
         Ok(power.iter().filter(|(_, power)| **power != Power::Off).map(|(vm, _)| *vm).collect())
+    }
+    fn check(&self, _: &Machine, _: Option<&Path>) -> Result<()> {
+        Ok(())
     }
     fn start(&self, vm: VmId, start: &Start<'_>) -> Result<()> {
         let paused = Power::Paused { reason: PauseReason::Asked };

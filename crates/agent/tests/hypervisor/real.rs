@@ -203,7 +203,7 @@ fn say(socket: &std::path::Path, command: &str) -> Result<()> {
     tell(socket, command, &json!({}))
 }
 
-fn tell(socket: &std::path::Path, command: &str, arguments: &serde_json::Value) -> Result<()> {
+pub(crate) fn tell(socket: &std::path::Path, command: &str, arguments: &serde_json::Value) -> Result<()> {
     let mut stream = UnixStream::connect(socket)?;
     for (line, arguments) in [("qmp_capabilities", &json!({})), (command, arguments)] {
         writeln!(stream, "{}", json!({ "execute": line, "arguments": arguments, "id": line }))?;

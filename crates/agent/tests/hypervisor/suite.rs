@@ -179,6 +179,10 @@ fn captures(bench: &dyn Bench, vm: VmId, machine: &Machine, image: &std::path::P
     let captured = driver.capture(vm, image, &mut cut, &After::never())?;
     ensure!(captured.method == CutMethod::AtRest && captured.paused.is_zero(), "{captured:?}");
     expect(bench, vm, &PAUSED)?;
+    // It is no other machine for that, so it can be captured again.
+    let captured = driver.capture(vm, image, &mut bench.world().cut(&["root", "data"]), &After::never())?;
+    ensure!(captured.method == CutMethod::AtRest, "{captured:?}");
+    expect(bench, vm, &PAUSED)?;
     driver.resume(vm)?;
     expect(bench, vm, &Power::Running)?;
     let mut cut = bench.world().cut(&["root", "data"]);
@@ -198,6 +202,9 @@ fn captures(bench: &dyn Bench, vm: VmId, machine: &Machine, image: &std::path::P
 
 fn resumes(bench: &dyn Bench, vm: VmId, machine: &Machine, image: &std::path::Path) -> Result<()> {
     let larger = Machine { memory: keyframe_agent_api::Bytes::mib(512), ..machine.clone() };
+    kind(bench.driver().check(&larger, Some(image)), FaultKind::Invalid)?;
+    kind(bench.driver().check(machine, Some(&image.with_extension("junk"))), FaultKind::Corrupt)?;
+    bench.driver().check(machine, Some(image))?;
     kind(bench.start(vm, &larger, Some(image), false), FaultKind::Invalid)?;
     kind(bench.start(vm, machine, Some(&image.with_extension("none")), false), FaultKind::NotFound)?;
     kind(bench.start(vm, machine, Some(&image.with_extension("junk")), false), FaultKind::Corrupt)?;

@@ -276,6 +276,13 @@ impl Hypervisor for Fake {
         })
     }
 
+    fn check(&self, machine: &keyframe_agent_api::Machine, memory: Option<&Path>) -> Result<()> {
+        self.faults.around("check", None, || match memory {
+            Some(image) => image::read(image)?.fits(image, machine).map(drop),
+            None => Ok(()),
+        })
+    }
+
     fn start(&self, vm: VmId, start: &Start<'_>) -> Result<()> {
         let slot = self.slot(vm);
         let _turn = slot.turn.lock();

@@ -10,8 +10,8 @@
 //!
 //! QEMU says RESUME on its monitor before the guest runs. So whoever finds a write waiting marks it, takes in all that the
 //! monitor has said, and only then lets the marked writes go: without a RESUME they came before it. Where memory cannot be
-//! protected (no `userfaultfd`), the guest is stopped and cut by us, and stands still until its memory is stored. A failure
-//! at any point lets everything go and leaves the guest as it was.
+//! protected (no `userfaultfd`), the guest is stopped and cut by us, and stands still until its memory is stored, like one that
+//! is paused anyway. A failure at any point lets everything go and leaves the guest as it was.
 
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -45,19 +45,30 @@ pub(super) fn capture(slot: &Slot, to: &Path, cut: &mut dyn Cut, cancel: &dyn Ca
     let _turn = slot.turn();
     let live = slot.live()?;
     load::wait_until_in(slot, &live, cancel)?;
-    huge::end(slot);
     let before = status::power(slot, &live)?;
     let running = before == Power::Running;
     *slot.covered.lock() = Some(before);
-    let mut work =
-        Work { slot, live: &live, to, cut, cancel, running, cut_made: false, sent: false, mark: live.qmp.mark() };
+    let mut work = Work {
+        slot,
+        live: &live,
+        to,
+        cut,
+        cancel,
+        running,
+        cut_made: false,
+        way: Way::Still,
+        sent: false,
+        mark: live.qmp.mark(),
+    };
     let description = Description::of(&live);
     let done = work.run_patiently(&description);
     work.cut.abandon();
     *slot.captured.lock() = Some(Instant::now());
     let settled = settle(slot, &live, running && done.is_err());
     *slot.covered.lock() = None;
-    huge::begin(slot, &live);
+    if work.way == Way::Tracked {
+        huge::begin(slot, &live);
+    }
     // A guest that was left standing is worse than a capture that failed.
     let done = match (done, settled) {
         (Ok(_), Err(fault)) | (Err(_), Err(fault)) => Err(fault),
@@ -78,7 +89,8 @@ struct Work<'a> {
     running: bool,
     /// The cut has been asked for, which can be done once only.
     cut_made: bool,
-    /// QEMU has said that all is sent.
+    way: Way,
+    /// QEMU has said that it is at an end.
     sent: bool,
     /// Behind the last event that has been looked at.
     mark: Mark,
@@ -89,7 +101,8 @@ struct Work<'a> {
 enum Way {
     /// Write-protected, while the guest runs.
     Tracked,
-    /// While the guest stands still.
+    /// While the guest stands still, several times as fast. QEMU is told in the end that it has failed, see
+    /// [`keyframe_memory::capture_and_decline`].
     Still,
 }
 
@@ -122,6 +135,10 @@ impl Work<'_> {
 
     fn run(&mut self, description: &Description) -> Result<Captured> {
         let way = self.prepare()?;
+        self.way = way;
+        if way == Way::Tracked {
+            huge::end(self.slot);
+        }
         let socket = self.slot.place.memory();
         remove_file(&socket);
         let listener = UnixListener::bind(&socket).map_err(self.slot.file("listen for its memory"))?;
@@ -129,7 +146,7 @@ impl Work<'_> {
         let to = self.to;
         std::thread::scope(|scope| {
             let reader = scope.spawn(|| {
-                let stored = store(&listener, to, description, &ready);
+                let stored = store(way, &listener, to, description, &ready);
                 ready.stored.store(true, Ordering::Release);
                 ready.bell.ring();
                 stored
@@ -156,7 +173,9 @@ impl Work<'_> {
                 // Why the stream ended says more than that QEMU could not write it.
                 (Err(fault), Err(_)) if fault.kind != FaultKind::Internal => Err(fault),
                 // A stream that broke off broke off because QEMU failed.
-                (Err(fault), Err(e)) if e.kind() == keyframe_memory::ErrorKind::BadStream => Err(fault),
+                (done, Err(e)) if e.kind() == keyframe_memory::ErrorKind::BadStream => {
+                    Err(done.err().unwrap_or_else(|| failed(self.slot, "failed")))
+                }
                 (_, Err(e)) => Err(self.not_stored(&e)),
                 (done, Ok(())) => done,
             }
@@ -181,21 +200,22 @@ impl Work<'_> {
         let caps = |tracked: bool| {
             json!({ "capabilities": [{ "capability": "events", "state": true },
                 { "capability": "postcopy-ram", "state": false },
+                { "capability": "return-path", "state": !tracked },
                 { "capability": "background-snapshot", "state": tracked }] })
         };
         if self.is_new()? {
             life::go_on(self.slot, self.live)?;
             self.live.qmp.execute("stop", json!({})).map_err(self.slot.monitor("prepare a capture"))?;
         }
-        match self.patiently("migrate-set-capabilities", &caps(true)) {
-            Ok(_) => return Ok(Way::Tracked),
-            Err(e) if e.is_refusal() => tracing::warn!(vm = %self.slot.vm, "cannot track its memory: {e}"),
-            Err(e) => return Err(self.slot.monitor("prepare a capture")(e)),
+        if self.running {
+            match self.patiently("migrate-set-capabilities", &caps(true)) {
+                Ok(_) => return Ok(Way::Tracked),
+                Err(e) if e.is_refusal() => tracing::warn!(vm = %self.slot.vm, "cannot track its memory: {e}"),
+                Err(e) => return Err(self.slot.monitor("prepare a capture")(e)),
+            }
         }
         let quick = json!({ "max-bandwidth": 1_u64 << 42 });
-        self.live
-            .qmp
-            .execute("migrate-set-capabilities", caps(false))
+        self.patiently("migrate-set-capabilities", &caps(false))
             .and_then(|_| self.live.qmp.execute("migrate-set-parameters", quick))
             .map_err(self.slot.monitor("prepare a capture"))?;
         Ok(Way::Still)
@@ -315,8 +335,10 @@ impl Work<'_> {
 
     /// Takes in what QEMU says of its migration.
     fn hear(&mut self, status: &str) -> Result<()> {
-        self.sent |= status == "completed";
-        refuse_failed(self.slot, status)
+        let declined = self.way == Way::Still && status == "failed";
+        self.sent |= declined || status == "completed";
+        // Whether it had failed before it was told so, the reader knows.
+        if declined { Ok(()) } else { refuse_failed(self.slot, status) }
     }
 
     fn go_on_or_give_up(&self, ended: bool) -> Result<()> {
@@ -370,7 +392,7 @@ impl Ready {
 }
 
 /// Takes one stream and stores it.
-fn store(listener: &UnixListener, to: &Path, description: &Description, ready: &Ready) -> load::Stored {
+fn store(way: Way, listener: &UnixListener, to: &Path, description: &Description, ready: &Ready) -> load::Stored {
     let stream = loop {
         match listener.accept() {
             Ok((stream, _)) => break stream,
@@ -384,17 +406,24 @@ fn store(listener: &UnixListener, to: &Path, description: &Description, ready: &
     if ready.over.load(Ordering::Acquire) {
         return Ok(());
     }
-    keyframe_memory::capture(stream, to, &description.to_bytes(), |_| {}).map(drop)
+    let description = description.to_bytes();
+    match way {
+        Way::Tracked => keyframe_memory::capture(stream, to, &description, |_| {}),
+        Way::Still => keyframe_memory::capture_and_decline(stream, to, &description, |_| {}),
+    }
+    .map(drop)
 }
 
 /// An error if QEMU has given up.
 fn refuse_failed(slot: &Slot, status: &str) -> Result<()> {
     match status {
-        "failed" | "cancelled" | "cancelling" => {
-            Err(slot.fault(FaultKind::Internal, "capture its memory", format!("QEMU says it {status}")))
-        }
+        "failed" | "cancelled" | "cancelling" => Err(failed(slot, status)),
         _ => Ok(()),
     }
+}
+
+fn failed(slot: &Slot, status: &str) -> Fault {
+    slot.fault(FaultKind::Internal, "capture its memory", format!("QEMU says it {status}"))
 }
 
 /// Cancels an outgoing migration and waits until there is none.

@@ -1,8 +1,9 @@
-//! Disks and cables of a running guest. A change that fails half-way is undone before the call returns.
+//! Disks and cables of a running guest. A change that fails half-way is undone before the call returns. A guest that lets go
+//! of a disk when nobody waits for that any more gets it back: what the record has is plugged in.
 
 use std::time::{Duration, Instant};
 
-use keyframe_agent_api::{DiskId, DiskSlot, FaultKind, NicId};
+use keyframe_agent_api::{DiskId, DiskSlot, Fault, FaultKind, NicId};
 use serde_json::{Value, json};
 
 use super::command;
@@ -12,6 +13,8 @@ use crate::hypervisor::BlockAddress;
 
 /// How long a guest may take to let go of a disk that was put in half.
 const UNPLUG: Duration = Duration::from_secs(30);
+/// How long QEMU may take to forget a device that is out.
+const LAST_USE: Duration = Duration::from_secs(5);
 
 pub(super) fn add_disk(slot: &Slot, disk: &DiskSlot, blocks: &BlockAddress) -> Result<()> {
     let _turn = slot.turn();
@@ -33,24 +36,51 @@ pub(super) fn add_disk(slot: &Slot, disk: &DiskSlot, blocks: &BlockAddress) -> R
         return Err(slot.fault(FaultKind::Conflict, act, format!("slot {} or the disk is in use", disk.slot)));
     }
     clear(slot, &live, UNPLUG)?;
-    let run = |command: &str, arguments: Value| live.qmp.execute(command, arguments).map_err(slot.monitor(act));
+    plug_in(slot, &live, disk, blocks)?;
+    slot.note(&live, |record| {
+        record.machine.disks.push(disk.clone());
+        record.blocks.insert(disk.id, blocks.clone());
+    })
+}
+
+fn plug_in(slot: &Slot, live: &Live, disk: &DiskSlot, blocks: &BlockAddress) -> Result<()> {
     let steps = [
         ("blockdev-add", command::server_node(disk.slot, false, blocks, disk.read_only)),
         ("blockdev-add", command::disk_node(disk.slot, false, disk.read_only)),
         ("device_add", command::disk_device(disk)),
     ];
     for (done, (name, arguments)) in steps.into_iter().enumerate() {
-        if let Err(fault) = run(name, arguments) {
+        if let Err(e) = live.qmp.execute(name, arguments) {
             if done > 0 {
-                remove_nodes(slot, &live, disk.slot);
+                remove_nodes(slot, live, disk.slot);
             }
-            return Err(fault);
+            return Err(slot.monitor("add a disk")(e));
         }
     }
-    slot.note(&live, |record| {
-        record.machine.disks.push(disk.clone());
-        record.blocks.insert(disk.id, blocks.clone());
-    })
+    Ok(())
+}
+
+/// Plugs in again what the record has and the guest has let go of since, and says so. The caller has the machine's turn.
+pub(super) fn put_back(slot: &Slot, live: &Live) -> Result<Vec<Fault>> {
+    let found = live.qmp.execute("qom-list", json!({ "path": "/machine/peripheral" }));
+    let found = found.map_err(slot.monitor("look for disks"))?;
+    let Some(devices) = found.as_array() else { return Ok(Vec::new()) };
+    let record = live.record.lock().clone();
+    let plugged = record.machine.disks.iter().filter(|disk| !disk.firmware_variables);
+    let lost = plugged.filter(|disk| !devices.iter().any(|device| device["name"] == command::disk_id(disk.slot)));
+    let told = lost.filter_map(|disk| {
+        let volume = &disk.volume;
+        remove_nodes(slot, live, disk.slot);
+        let why = match plug_in(slot, live, disk, record.blocks.get(&disk.id)?) {
+            Ok(()) => "it is plugged in again; to take it out, detach it once more".to_owned(),
+            Err(fault) => {
+                format!("it cannot be plugged in again: {fault}; stop the machine and start it to have it back")
+            }
+        };
+        let why = format!("the guest let go of disk {volume} after the detachment had been given up; {why}");
+        Some(Fault::new(FaultKind::Guest, why))
+    });
+    Ok(told.collect())
 }
 
 pub(super) fn remove_disk(slot: &Slot, disk: DiskId, deadline: Duration) -> Result<()> {
@@ -63,7 +93,7 @@ pub(super) fn remove_disk(slot: &Slot, disk: DiskId, deadline: Duration) -> Resu
     if found.firmware_variables {
         return Err(slot.fault(FaultKind::Conflict, act, "the firmware's variables are on it"));
     }
-    unplug(slot, &live, found.slot, deadline)?;
+    unplug(slot, &live, found.slot, &format!("disk {}", found.volume), deadline)?;
     remove_nodes(slot, &live, found.slot);
     slot.note(&live, |record| {
         record.machine.disks.retain(|other| other.id != disk);
@@ -71,17 +101,17 @@ pub(super) fn remove_disk(slot: &Slot, disk: DiskId, deadline: Duration) -> Resu
     })
 }
 
-/// Takes the device of a slot out, if it is there.
-fn unplug(slot: &Slot, live: &Live, number: u8, deadline: Duration) -> Result<()> {
-    let act = "take a disk out";
+/// Takes the device of a slot out, if it is there; `what` it is for people.
+fn unplug(slot: &Slot, live: &Live, number: u8, what: &str, deadline: Duration) -> Result<()> {
     let mut mark = live.qmp.mark();
     let device = command::disk_id(number);
     match live.qmp.execute("device_del", json!({ "id": device })) {
         // An earlier call gave up before the guest did.
         Err(e) if e.is_refusal() && !has_device(live, &device) => {}
         Err(e) if e.is_refusal() && e.to_string().contains("already in the process") => {}
-        done => drop(done.map_err(slot.monitor(act))?),
+        done => drop(done.map_err(slot.monitor("take a disk out"))?),
     }
+    let way = "detach it again once its system is up, or stop the machine first";
     let until = Instant::now() + deadline;
     while has_device(live, &device) {
         let gone = live.qmp.wait_event(&mut mark, until, |event| match event.name.as_str() {
@@ -91,10 +121,12 @@ fn unplug(slot: &Slot, live: &Live, number: u8, deadline: Duration) -> Result<()
         });
         match gone {
             Some(Ok(())) => {}
-            Some(Err(why)) => return Err(slot.fault(FaultKind::Guest, act, why)),
+            Some(Err(why)) => {
+                return Err(Fault::new(FaultKind::Guest, format!("{what}: {why} to let go of it; {way}")));
+            }
             None => {
-                let why = "the guest has not let go of it in time; it may still do so";
-                return Err(slot.fault(FaultKind::Deadline, act, why));
+                let why = format!("{what}: the guest has not let go of it within {deadline:?}; {way}");
+                return Err(Fault::new(FaultKind::Deadline, why));
             }
         }
     }
@@ -116,7 +148,7 @@ fn clear(slot: &Slot, live: &Live, deadline: Duration) -> Result<()> {
             .any(has)
         {
             tracing::info!(vm = %slot.vm, number, "a disk that was put in half is taken out");
-            unplug(slot, live, number, deadline)?;
+            unplug(slot, live, number, &format!("slot {number} of machine {}", slot.vm), deadline)?;
             remove_nodes(slot, live, number);
         }
     }
@@ -129,11 +161,18 @@ fn has_device(live: &Live, device: &str) -> bool {
 
 /// Removes the nodes of a slot that no device uses any more.
 fn remove_nodes(slot: &Slot, live: &Live, number: u8) {
-    let names = [command::node(number), command::server_name(number, false), command::server_name(number, true)];
-    for name in names {
-        if let Err(e) = live.qmp.execute("blockdev-del", json!({ "node-name": name })) {
-            // One of the two servers' names is never there.
-            tracing::debug!(vm = %slot.vm, "{e}");
+    let until = Instant::now() + LAST_USE;
+    for name in [command::node(number), command::server_name(number, false), command::server_name(number, true)] {
+        loop {
+            match live.qmp.execute("blockdev-del", json!({ "node-name": name })) {
+                // A device is out of sight some milliseconds before it is gone.
+                Err(e) if e.is_refusal() && e.to_string().contains("in use") && Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                // One of the two servers' names is never there.
+                Err(e) => break tracing::debug!(vm = %slot.vm, "{e}"),
+                Ok(_) => break,
+            }
         }
     }
 }

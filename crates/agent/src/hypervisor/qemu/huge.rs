@@ -25,6 +25,8 @@ use super::{Live, Slot};
 const HUGE: u64 = 2 << 20;
 /// One that is not half in use stays as it is: gathering gives it all of its memory.
 const WORTHWHILE: u64 = HUGE / 2;
+/// What is looked at before the first of it is gathered, so that what is known of it is little and new.
+const WINDOW: u64 = 64 * HUGE;
 /// The longest rest between two; else one rests as long as it has worked, for the guest waits on the same lock.
 const REST: Duration = Duration::from_millis(10);
 
@@ -68,8 +70,8 @@ fn gather(process: &Process, ram: u64, over: &AtomicBool) -> io::Result<u64> {
         return Ok(0);
     }
     let mut gathered = 0;
-    for range in mappings(&maps, ram) {
-        for at in worthwhile(range.start, &small_pages(&pages, range.clone())?) {
+    for window in mappings(&maps, ram).into_iter().flat_map(windows) {
+        for at in worthwhile(window.start, &small_pages(&pages, window.clone())?) {
             if over.load(Ordering::Relaxed) {
                 return Ok(gathered);
             }
@@ -94,6 +96,11 @@ fn mappings(maps: &str, bytes: u64) -> Vec<Range<u64>> {
         Some(address(start)?..address(end)?)
     });
     ranges.filter(|range| range.end - range.start == bytes && range.start.is_multiple_of(HUGE)).collect()
+}
+
+fn windows(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let ends = range.end;
+    (range.start..ends).step_by(WINDOW as usize).map(move |start| start..ends.min(start + WINDOW))
 }
 
 /// Of which huge pages enough is in use, where `small` are the pages in use that are not in one.
@@ -201,6 +208,13 @@ mod tests {
         let found = mappings(maps, 256 << 20);
         assert_eq!(found, [0x7f00_0000_0000..0x7f00_1000_0000, 0x7f00_4000_0000..0x7f00_5000_0000]);
         assert_eq!(mappings(maps, 512 << 20), []);
+    }
+
+    #[test]
+    fn windows_cover_a_mapping_and_begin_where_a_huge_page_can() {
+        let found: Vec<_> = windows(HUGE..HUGE + 2 * WINDOW + 4096).collect();
+        let (second, third) = (HUGE + WINDOW, HUGE + 2 * WINDOW);
+        assert_eq!(found, [HUGE..second, second..third, third..third + 4096]);
     }
 
     #[test]

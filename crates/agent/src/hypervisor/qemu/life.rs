@@ -5,11 +5,12 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use keyframe_agent_api::{Fault, FaultKind, Power, StopHow, Timestamp};
+use keyframe_agent_api::{Fault, FaultKind, Machine, Power, StopHow, Timestamp};
 use parking_lot::Mutex;
 use serde_json::json;
 
@@ -42,8 +43,7 @@ pub(super) fn start(shared: &Arc<Shared>, slot: &Arc<Slot>, start: &Start<'_>) -
     slot.check_stray()?;
     slot.ended();
     let host = shared.host()?;
-    validate::machine(start.machine, host)?;
-    let needs = start.memory.map(|image| load::check(host, image, start.machine)).transpose()?;
+    let needs = check(shared, start.machine, start.memory)?;
     let record = Record {
         machine: start.machine.clone(),
         blocks: start
@@ -75,6 +75,13 @@ pub(super) fn start(shared: &Arc<Shared>, slot: &Arc<Slot>, start: &Start<'_>) -
         Err(_) => Power::Off,
     };
     started
+}
+
+/// Whether it makes sense to try, and what loading the memory takes.
+pub(super) fn check(shared: &Shared, machine: &Machine, memory: Option<&Path>) -> Result<Option<load::Needs>> {
+    let host = shared.host()?;
+    validate::machine(machine, host)?;
+    memory.map(|image| load::check(host, image, machine)).transpose()
 }
 
 /// Loading a memory takes processes that can be killed; whether that was it shows a second try.

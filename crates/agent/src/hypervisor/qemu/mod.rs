@@ -52,8 +52,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use keyframe_agent_api::{
-    DiskId, DiskSlot, Fault, FaultKind, FixedIdentity, GuestIdentity, MemoryInfo, NicId, PauseReason, Power, StopHow,
-    VmId, VmStatus,
+    DiskId, DiskSlot, Fault, FaultKind, FixedIdentity, GuestIdentity, Machine, MemoryInfo, NicId, PauseReason, Power,
+    StopHow, VmId, VmStatus,
 };
 use parking_lot::{Mutex, MutexGuard};
 
@@ -288,6 +288,10 @@ impl Hypervisor for Qemu {
 
     fn adopt(&self) -> Result<Vec<VmId>> {
         adopt::adopt(&self.shared)
+    }
+
+    fn check(&self, machine: &Machine, memory: Option<&Path>) -> Result<()> {
+        life::check(&self.shared, machine, memory).map(drop)
     }
 
     fn start(&self, vm: VmId, start: &Start<'_>) -> Result<()> {

@@ -12,7 +12,7 @@ use crate::Result;
 pub(super) fn create_all(machine: &Machine) -> Result<()> {
     for nic in &machine.nics {
         if let NicConnection::Bridge { bridge, vlan } = &nic.connection {
-            create(nic, bridge, *vlan)?;
+            create(&machine.name, nic, bridge, *vlan)?;
         }
     }
     Ok(())
@@ -31,8 +31,8 @@ pub(super) fn remove_all(machine: &Machine) {
     }
 }
 
-fn create(nic: &NicSlot, bridge: &str, vlan: Option<u16>) -> Result<()> {
-    let fault = |kind, why: String| Fault::new(kind, format!("interface {}: {why}", nic.id));
+fn create(machine: &str, nic: &NicSlot, bridge: &str, vlan: Option<u16>) -> Result<()> {
+    let fault = |kind, why: String| Fault::new(kind, format!("network interface {} of {machine}: {why}", nic.slot));
     let sound =
         (1..16).contains(&bridge.len()) && bridge.bytes().all(|c| c.is_ascii_alphanumeric() || b"._-".contains(&c));
     if !sound || bridge.starts_with(['-', '.']) {

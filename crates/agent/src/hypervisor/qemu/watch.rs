@@ -11,7 +11,7 @@ use keyframe_agent_api::{Fault, Power};
 use super::bell::Bell;
 use super::mend::Mend;
 use super::supply::Supply;
-use super::{Driver, Live, Shared, Slot, adopt, place, status};
+use super::{Driver, Live, Shared, Slot, adopt, hotplug, place, status};
 use crate::hypervisor::News;
 
 /// QEMU closes its monitor a moment before it is gone.
@@ -28,7 +28,10 @@ const IDLE: Duration = Duration::from_secs(10);
 
 pub(super) fn follow(shared: &Arc<Shared>, slot: &Arc<Slot>, live: &Arc<Live>) {
     let (driver, slot, live) = (Arc::downgrade(shared), Arc::clone(slot), Arc::clone(live));
-    let run = move || Follower { driver, slot, live, mend: Mend::default(), supply: Supply::new() }.run();
+    let run = move || {
+        let (mend, supply) = (Mend::default(), Supply::new());
+        Follower { driver, slot, live, mend, supply, unplugged: true, lost: None }.run()
+    };
     if let Err(e) = std::thread::Builder::new().name("follower".into()).spawn(run) {
         tracing::error!("follow a machine: {e}");
     }
@@ -40,6 +43,10 @@ struct Follower {
     live: Arc<Live>,
     mend: Mend,
     supply: Supply,
+    /// The guest may have let go of a disk.
+    unplugged: bool,
+    /// What the guest is given up for; whoever has ended it himself, as a start does that fails, says so himself.
+    lost: Option<Fault>,
 }
 
 impl Follower {
@@ -58,6 +65,7 @@ impl Follower {
                 return self.give_up(fault);
             }
             unseen = unseen || self.mend.next().is_some_and(|next| next <= Instant::now());
+            unseen = unseen || (self.unplugged && !self.is_loading());
             // Something else may hold its monitor open.
             unseen = unseen || self.live.process.has_ended();
             unseen = unseen && !self.look();
@@ -65,6 +73,7 @@ impl Follower {
             for event in self.live.qmp.events(&mut mark) {
                 match event.name.as_str() {
                     "STOP" | "RESUME" | "BLOCK_IO_ERROR" | "GUEST_PANICKED" | "WATCHDOG" => unseen = true,
+                    "DEVICE_DELETED" => self.unplugged = true,
                     "MIGRATION" => self.supply.hear(event.text("status")),
                     _ => {}
                 }
@@ -101,34 +110,50 @@ impl Follower {
     fn look(&mut self) -> bool {
         let Some(shared) = self.driver.upgrade() else { return true };
         let (slot, live) = (Arc::clone(&self.slot), Arc::clone(&self.live));
+        let mut complaints = Vec::new();
         let news = {
             let Some(_turn) = slot.turn.try_lock_for(TURN) else { return false };
             if !self.is_mine() {
                 return true;
             }
+            complaints.extend(self.lost.take());
             let now = if live.process.has_ended() {
                 slot.ended();
-                Power::Off
+                Some(Power::Off)
             } else {
                 // One that waits for a page says nothing, and whoever is here has to see that it comes.
                 let patience = if self.is_loading() { SUPPLY } else { SILENT };
-                match status::power_within(&slot, &live, patience) {
-                    Ok(power) => self.mend.settle(&slot, &live, power),
-                    Err(_) => {
-                        self.mend.later(SILENT);
-                        return true;
-                    }
+                let power = status::power_within(&slot, &live, patience);
+                if power.is_ok() {
+                    complaints.extend(self.put_back());
+                } else {
+                    self.mend.later(SILENT);
                 }
+                power.ok().map(|power| self.mend.settle(&slot, &live, power))
             };
             let mut known = slot.known.lock();
-            let news = *known != now;
-            *known = now.clone();
-            news.then_some(now)
+            now.filter(|now| *known != *now).inspect(|now| *known = now.clone())
         };
         if let Some(power) = news {
             shared.tell(slot.vm, News::Does(power));
         }
+        for fault in complaints {
+            shared.tell(slot.vm, News::Complains(fault));
+        }
         true
+    }
+
+    /// Gives the guest back what it has let go of and should have. One that waits for a page could keep us waiting, too.
+    fn put_back(&mut self) -> Vec<Fault> {
+        if !self.unplugged || self.is_loading() {
+            return Vec::new();
+        }
+        let done = hotplug::put_back(&self.slot, &self.live);
+        self.unplugged = done.is_err();
+        done.unwrap_or_else(|fault| {
+            tracing::warn!("{fault}");
+            Vec::new()
+        })
     }
 
     fn see_to_memory(&mut self) -> std::result::Result<(), Fault> {
@@ -140,11 +165,11 @@ impl Follower {
 
     /// Ends a guest that would wait for its memory for ever.
     fn give_up(&mut self, fault: Fault) {
-        self.live.process.kill();
-        while !self.look() {}
-        if let Some(shared) = self.driver.upgrade() {
-            shared.tell(self.slot.vm, News::Complains(fault));
+        if !self.live.process.kill() {
+            tracing::warn!(vm = %self.slot.vm, "is killed, and has not ended yet");
         }
+        self.lost = Some(fault);
+        while !self.look() {}
     }
 
     fn shorten_logs(&self) {
