@@ -7,14 +7,16 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use keyframe_manager::request::{Call, Caller, JobRef, Outcome, Page};
+use keyframe_manager::request::{Call, Caller, JobRef, Key, Outcome, Page};
 use keyframe_manager::{ErrorKind, Manager};
 use keyframe_model::agent::{Generation, JobId, SnapshotId, TemplateId, VmId};
 use serde::Serialize;
 
 use crate::State;
+use crate::digest::digest;
 use crate::params;
 use crate::problem::Problem;
+use crate::repeat::{KEY, Said};
 
 /// What a handler returns.
 pub(crate) type Answer = Result<Response, Problem>;
@@ -27,11 +29,12 @@ pub(crate) struct Ask {
     state: State,
     call: Call,
     wait: Option<u64>,
-    none_match: Option<Generation>,
+    /// Tags of what the caller has, if it only reads.
+    none_match: String,
     uri: Uri,
 }
 
-/// A view with a generation, which becomes the answer's `ETag`.
+/// A view with a generation, which begins the answer's `ETag`.
 pub(crate) trait Versioned: Serialize {
     fn generation(&self) -> Generation;
 }
@@ -43,10 +46,12 @@ impl FromRequestParts<State> for Ask {
         // Put there by the guard; a route outside it would be a mistake of ours, and is refused.
         let caller = parts.extensions.get::<Caller>().cloned();
         let caller = caller.ok_or_else(|| Problem::unauthorized("this request was not authenticated"))?;
-        let key = word(&parts.headers, "idempotency-key")?;
+        let word = word(&parts.headers, KEY)?;
+        let said = parts.extensions.get::<Said>();
+        let key = word.zip(said).map(|(word, Said(said))| Key { word, said: said.clone() });
         let expected = generation(&parts.headers, header::IF_MATCH.as_str())?;
-        // A tag that is not one of ours matches nothing, which is what the client wants to know.
-        let none_match = generation(&parts.headers, header::IF_NONE_MATCH.as_str()).unwrap_or(None);
+        let none_match = parts.headers.get(header::IF_NONE_MATCH).filter(|_| parts.method.is_safe());
+        let none_match = none_match.and_then(|tags| tags.to_str().ok()).unwrap_or("").to_owned();
         Ok(Ask {
             state: state.clone(),
             call: Call { caller, key, expected },
@@ -65,14 +70,18 @@ fn word(headers: &HeaderMap, name: &str) -> Result<Option<String>, Problem> {
     }
 }
 
-/// A strong entity tag (RFC 9110, section 8.8.3) as a generation; `*` asks for no certain one.
+/// The generation in a strong entity tag (RFC 9110, section 8.8.3), `"GENERATION-DIGEST"` or `"GENERATION"`; `*` asks for no
+/// certain one.
 fn generation(headers: &HeaderMap, name: &str) -> Result<Option<Generation>, Problem> {
     let Some(value) = headers.get(name) else { return Ok(None) };
     let text = value.to_str().unwrap_or("");
     if text == "*" {
         return Ok(None);
     }
-    let number = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).and_then(|text| text.parse().ok());
+    let number = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).and_then(|text| {
+        let (number, digest) = text.split_once('-').unwrap_or((text, ""));
+        number.parse().ok().filter(|_| digest.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    });
     let wrong =
         || Problem::new(ErrorKind::Invalid, format!("{name} is the ETag of an earlier answer, with its quotes"));
     number.map(|number| Some(Generation(number))).ok_or_else(wrong)
@@ -116,11 +125,17 @@ impl Ask {
 
     /// Something that was asked for.
     pub(crate) fn found(&self, view: &impl Versioned) -> Answer {
-        let generation = view.generation();
-        if self.none_match == Some(generation) {
-            return Ok((StatusCode::NOT_MODIFIED, tag(generation)).into_response());
+        let wrong = |_| Problem::new(ErrorKind::Internal, "the answer cannot be written");
+        let body = serde_json::to_vec(view).map_err(wrong)?;
+        // A view holds more than what its generation counts the changes of.
+        let tag = format!("\"{}-{:.16}\"", view.generation(), digest(&body));
+        // For those who only read a weak tag is as good (RFC 9110, section 13.1.2).
+        let mut known = self.none_match.split(',').map(|tag| tag.trim().trim_start_matches("W/"));
+        if known.any(|known| known == tag) {
+            return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
         }
-        Ok((tag(generation), Json(view)).into_response())
+        let kind = (header::CONTENT_TYPE, "application/json".to_owned());
+        Ok(([(header::ETAG, tag), kind], body).into_response())
     }
 
     /// Something without a generation.
@@ -166,10 +181,6 @@ impl Ask {
     }
 }
 
-fn tag(generation: Generation) -> [(header::HeaderName, String); 1] {
-    [(header::ETAG, format!("\"{generation}\""))]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,8 +194,9 @@ mod tests {
             assert_eq!(found, expected, "{text}");
         };
         check("\"7\"", Some(Some(7)));
+        check("\"7-0ab9\"", Some(Some(7)));
         check("*", Some(None));
-        for wrong in ["7", "W/\"7\"", "\"x\"", "", "\"7\", \"8\""] {
+        for wrong in ["7", "W/\"7\"", "\"x\"", "", "\"7\", \"8\"", "\"7-a\", \"8-b\"", "\"-7\"", "\"-\""] {
             check(wrong, None);
         }
         assert_eq!(generation(&HeaderMap::new(), "if-match").unwrap(), None);

@@ -14,8 +14,11 @@ use crate::resource;
         description = "Virtual machines with instant snapshots and clones. Long work answers 202 with a job; see its \
                        `Location`. Wherever a path has a machine, template or disk, its identifier or its name will do; \
                        a snapshot is an identifier or `MACHINE@SNAPSHOT`. Sizes are bytes, times microseconds. A call that \
-                       orders a job can be repeated with the same `Idempotency-Key` and is answered with the first one's; a \
-                       PATCH that orders none sets what it says however often it is repeated, and ignores the key.",
+                       orders a job can be repeated, word for word, with the same `Idempotency-Key` and is answered with the \
+                       first one's, also when what it names is gone by then; a PATCH that orders none sets what it says \
+                       however often it is repeated, and ignores the key. `If-Match` is compared with the generation, which \
+                       begins the `ETag`, of the machine, snapshot or template that the address names, or for what is made \
+                       of one with that of its source; `If-None-Match` with all that is shown.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     components(schemas(Problem)),

@@ -12,6 +12,7 @@ use crate::State;
 use crate::access::{self, Right};
 use crate::auth::{self, Peer};
 use crate::problem::Problem;
+use crate::repeat;
 
 /// Longest time until an answer begins. Above the longest `wait`.
 const DEADLINE: Duration = Duration::from_secs(330);
@@ -26,7 +27,7 @@ pub(crate) async fn guard(
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let mut who = String::from("-");
     let response = match admit(&state, &mut request, &mut who).await {
-        Ok(()) => tokio::time::timeout(DEADLINE, next.run(request)).await.unwrap_or_else(|_| {
+        Ok(()) => tokio::time::timeout(DEADLINE, repeat::once(&state, request, next)).await.unwrap_or_else(|_| {
             Problem::new(ErrorKind::Deadline, "no answer in time; look whether it was done").into_response()
         }),
         Err(problem) => problem.into_response(),

@@ -43,8 +43,8 @@ pub fn router(manager: Arc<Manager>, stop: CancellationToken) -> Router {
     routes
         .merge(pages)
         .fallback(guard::nowhere)
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(state.clone(), guard::guard))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(state)
 }
 

@@ -32,6 +32,12 @@ pub enum Mode {
     Exclusive,
 }
 
+impl Mode {
+    fn excludes(self, other: Mode) -> bool {
+        self == Mode::Exclusive || other == Mode::Exclusive
+    }
+}
+
 impl Resource {
     fn columns(self) -> (&'static str, String) {
         match self {
@@ -59,18 +65,11 @@ impl Transaction {
     /// not in its way; the stronger mode stays.
     pub async fn lock(&mut self, job: JobId, wanted: &[(Resource, Mode)]) -> Result<()> {
         for &(resource, mode) in wanted {
-            let mut own = None;
-            for (holder, held) in self.holders(resource).await? {
-                if holder == job {
-                    own = Some(held);
-                } else if mode == Mode::Exclusive || held == Mode::Exclusive {
-                    let message = format!(
-                        "{} is being used by job {holder}; wait for it",
-                        self.name_of(resource).await.unwrap_or_else(|_| resource.to_string())
-                    );
-                    return Err(Error::new(ErrorKind::Busy, message));
-                }
+            let holders = self.holders(resource).await?;
+            if let Some(&(other, _)) = holders.iter().find(|(of, held)| *of != job && mode.excludes(*held)) {
+                return Err(self.used(resource, other).await);
             }
+            let own = holders.into_iter().find(|(of, _)| *of == job).map(|(_, held)| held);
             let (kind, id) = resource.columns();
             let sql = match (own, mode) {
                 (Some(Mode::Exclusive), _) | (Some(Mode::Shared), Mode::Shared) => continue,
@@ -82,6 +81,24 @@ impl Transaction {
             self.execute("take a lock", sql, args![kind, id, job, word(&mode)?]).await?;
         }
         Ok(())
+    }
+
+    /// The jobs that a new job with these locks would have to wait for, each once, and how it would be refused.
+    pub async fn in_the_way(&mut self, wanted: &[(Resource, Mode)]) -> Result<Vec<(JobId, Error)>> {
+        let mut found: Vec<(JobId, Error)> = Vec::new();
+        for &(resource, mode) in wanted {
+            for (job, held) in self.holders(resource).await? {
+                if mode.excludes(held) && found.iter().all(|(known, _)| *known != job) {
+                    found.push((job, self.used(resource, job).await));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    async fn used(&mut self, resource: Resource, by: JobId) -> Error {
+        let name = self.name_of(resource).await.unwrap_or_else(|_| resource.to_string());
+        Error::new(ErrorKind::Busy, format!("{name} is being used by job {by}; wait for it"))
     }
 
     /// As people know it.

@@ -34,19 +34,16 @@ impl Catalog {
     pub async fn tend_reserve(&self) -> Result<()> {
         let (Database::Sqlite(path), reserve) = (&self.inner.database, &self.inner.reserve) else { return Ok(()) };
         let size = reserve.size.load(Ordering::SeqCst);
-        let free = free(path);
-        // More than it takes to be short, so that nobody is told now this and now that.
-        let enough = if reserve.short.load(Ordering::SeqCst) { size } else { size / 4 };
-        reserve.short.store(free < enough, Ordering::SeqCst);
-        if size > 0 && free >= size.saturating_mul(2) && self.kept(path).await? < size / 4 {
+        reserve.look(&self.inner.database);
+        if size > 0 && free(path) >= size.saturating_mul(2) && self.kept(path).await? < size / 4 {
             self.keep(size / 2).await?;
         }
         Ok(())
     }
 
-    /// The disk is so full that nothing new is to be made: only what is kept is left.
+    /// The disk is so full now that nothing new is to be made: only what is kept is left.
     pub fn is_short_of_room(&self) -> bool {
-        self.inner.reserve.short.load(Ordering::SeqCst)
+        self.inner.reserve.look(&self.inner.database)
     }
 
     /// Bytes in that of the files that has less of them.
@@ -70,12 +67,20 @@ impl Catalog {
 }
 
 impl Reserve {
-    /// Notices a full disk before a transaction that writes.
-    pub(crate) fn look(&self, database: &Database) {
-        let (Database::Sqlite(path), size) = (database, self.size.load(Ordering::SeqCst)) else { return };
-        if size > 0 && free(path) < size / 4 && !self.short.swap(true, Ordering::SeqCst) {
-            tracing::error!(catalog = %path.display(), "its disk is full");
+    /// Looks whether the disk is full, as before a transaction that writes.
+    pub(crate) fn look(&self, database: &Database) -> bool {
+        let (Database::Sqlite(path), size) = (database, self.size.load(Ordering::SeqCst)) else { return false };
+        // More than it takes to be short, so that nobody is told now this and now that.
+        let enough = if self.short.load(Ordering::SeqCst) { size } else { size / 4 };
+        let short = free(path) < enough;
+        if self.short.swap(short, Ordering::SeqCst) != short {
+            if short {
+                tracing::error!(catalog = %path.display(), "its disk is full");
+            } else {
+                tracing::info!(catalog = %path.display(), "its disk has room again");
+            }
         }
+        short
     }
 }
 

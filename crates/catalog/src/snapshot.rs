@@ -156,6 +156,12 @@ impl Transaction {
         self.page("snapshots", false, filter.conditions()?, page, read).await
     }
 
+    /// Which a machine has.
+    pub(crate) async fn snapshots_of(&mut self, vm: VmId) -> Result<Vec<SnapshotId>> {
+        let sql = "SELECT id FROM snapshots WHERE vm = $1 ORDER BY id";
+        self.rows("list snapshots", sql, args![vm]).await?.iter().map(|row| row.parsed("id")).collect()
+    }
+
     /// How many a machine has.
     pub async fn count_snapshots(&mut self, vm: VmId) -> Result<u64> {
         let filter = SnapshotFilter { vm: Some(vm), ..SnapshotFilter::default() };

@@ -117,6 +117,9 @@ impl Transaction {
     pub async fn delete_vm(&mut self, id: VmId, generation: Generation) -> Result<()> {
         self.disown_snapshots_of(id).await?;
         self.disown(Owner::Vm(id)).await?;
+        for snapshot in self.snapshots_of(id).await? {
+            self.note_of(EventKind::Snapshot, snapshot, Some(id), Generation(0), Change::Gone);
+        }
         let sql = "DELETE FROM vms WHERE id = $1 AND generation = $2";
         if self.execute("remove a machine", sql, args![id, generation]).await? == 0 {
             return Err(self.stale_vm(id).await);

@@ -37,6 +37,8 @@ enum Noun {
     Host,
     /// Of the machine that was named before.
     Disk,
+    /// Of the machine that was named before.
+    Nic,
     Token,
 }
 
@@ -154,6 +156,7 @@ impl<'a> Place<'a> {
             "job" => Some(Noun::Job),
             "host" => Some(Noun::Host),
             "disk" if !spec => Some(Noun::Disk),
+            "nic" if !spec => Some(Noun::Nic),
             "name" if self.option("valid-for").is_none() && arg.is_positional() => {
                 // Of the commands with a name only this one wants one that is there.
                 (self.command.get_name() == "delete").then_some(Noun::Token)
@@ -209,6 +212,10 @@ fn names(remote: &RemoteArgs, noun: Noun, current: &str, vm: Option<&str>) -> an
             Some(vm) => plain(array(client.get(&["vms", vm, "disks"], &[])?.value), "name", "id"),
             None => Vec::new(),
         },
+        Noun::Nic => match vm {
+            Some(vm) => nics(array(client.get(&["vms", vm], &[])?.value["hardware"]["nics"].take()), current),
+            None => Vec::new(),
+        },
     })
 }
 
@@ -218,6 +225,15 @@ fn snapshots(vm: &str, items: Vec<Value>, part: &str) -> Vec<Candidate> {
         Some(Candidate { text: format!("{vm}@{name}"), help: word(&item["kind"]).unwrap_or_default() })
     };
     items.iter().filter_map(one).collect()
+}
+
+/// Each by its place; an address is not typed.
+fn nics(items: Vec<Value>, current: &str) -> Vec<Candidate> {
+    let one = |item: &Value| {
+        let text = item["slot"].as_u64()?.to_string();
+        Some(Candidate { text, help: word(&item["mac"]).unwrap_or_default() })
+    };
+    items.iter().filter_map(one).filter(|one| one.text.starts_with(current)).collect()
 }
 
 fn array(value: Value) -> Vec<Value> {

@@ -3,10 +3,23 @@
 
 use serde_json::{Value, json};
 
+use crate::reach::Unclear;
+use crate::remote::Told;
 use crate::remote::client::Refused;
 
+/// Says it, unless the user has read about it; whether the command made no sense.
+pub(crate) fn tell(error: &anyhow::Error, json: bool) -> bool {
+    let usage = error.is::<Unclear>() || error.is::<keyframe_model::Refusal>();
+    match json {
+        _ if error.is::<Told>() => {}
+        true => eprintln!("{}", failed(error, usage)),
+        false => eprintln!("keyframe: {}", words(error)),
+    }
+    usage
+}
+
 /// An error with its causes. Some name their cause themselves; those are not followed by it.
-pub(crate) fn words(error: &anyhow::Error) -> String {
+fn words(error: &anyhow::Error) -> String {
     let mut words = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if !words.ends_with(&cause) {
@@ -17,7 +30,7 @@ pub(crate) fn words(error: &anyhow::Error) -> String {
 }
 
 /// A command that failed.
-pub(crate) fn failed(error: &anyhow::Error, usage: bool) -> Value {
+fn failed(error: &anyhow::Error, usage: bool) -> Value {
     match error.downcast_ref::<Refused>() {
         Some(refused) => json!({ "error": refused.problem }),
         None if usage => misused(&words(error)),

@@ -41,16 +41,10 @@ fn main() -> ExitCode {
     match command::run(&cli) {
         Ok(outcome) => outcome.into(),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) if error.is::<remote::Told>() => ExitCode::FAILURE,
-        Err(error) => {
-            let usage = error.is::<reach::Unclear>() || error.is::<keyframe_model::Refusal>();
-            if cli.output.json {
-                eprintln!("{}", failure::failed(&error, usage));
-            } else {
-                eprintln!("keyframe: {}", failure::words(&error));
-            }
-            if usage { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
-        }
+        Err(error) => match failure::tell(&error, cli.output.json) {
+            true => ExitCode::from(USAGE),
+            false => ExitCode::FAILURE,
+        },
     }
 }
 

@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use keyframe_agent::config::{FILE, Log};
+use keyframe_agent::config::{FILE, Log, in_a_line};
 use keyframe_engine::units::Bytes;
 use keyframe_manager::AgentAddress;
 use serde::Deserialize;
@@ -103,11 +103,12 @@ const SECTIONS: [&str; 5] = ["name", "log", "agent", "array", "manager"];
 
 /// A section that nobody reads is a misspelt one.
 fn parse(text: &str) -> Result<ManagerConfig> {
-    let table: toml::Table = toml::from_str(text)?;
+    let wrong = |error: toml::de::Error| anyhow::anyhow!(in_a_line(text, &error));
+    let table: toml::Table = toml::from_str(text).map_err(wrong)?;
     if let Some(unknown) = table.keys().find(|key| !SECTIONS.contains(&key.as_str())) {
         anyhow::bail!("there is no section or option '{unknown}'; there are {}", SECTIONS.join(", "));
     }
-    Ok(toml::from_str(text)?)
+    toml::from_str(text).map_err(wrong)
 }
 
 fn parse_address(text: &str) -> Result<Option<SocketAddr>, String> {

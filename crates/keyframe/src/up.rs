@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use keyframe_agent::paths::Paths;
 use keyframe_agent::pid_file;
 use keyframe_manager::request::{HostStatus, HostView, JobView, StopRequest, VmView};
+use keyframe_model::agent::Power;
 use keyframe_model::{Rest, VmState};
 use serde_json::{Value, json};
 
@@ -97,6 +98,12 @@ pub(crate) fn down(output: &Output, args: &DownArgs) -> Result<()> {
         true => Ok(()),
         false => print(&format!("{line}\n")),
     };
+    match std::fs::File::open(own_pid_file(&paths)) {
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            bail!("whether keyframe is up on {} only its owner can see: {e}", data.display())
+        }
+        _ => {}
+    }
     if pid_file::holder(&own_pid_file(&paths)).is_none() {
         return say(format!("keyframe is not up on {}", data.display()));
     }
@@ -119,7 +126,17 @@ fn machines_on(client: &Client) -> Result<usize> {
     let mut on = 0;
     for vm in client.list(&["vms"], &[], None)? {
         let vm: VmView = typed(&vm)?;
-        on += usize::from(!matches!(vm.vm.state, VmState::At { rest: Rest::Stopped } | VmState::Gone));
+        let off = match vm.vm.state {
+            VmState::At { rest } => rest == Rest::Stopped,
+            VmState::Gone => true,
+            VmState::Busy { .. } => false,
+            // Its state does not say; its host may.
+            VmState::Error { .. } => {
+                let vm: VmView = typed(&client.get(&["vms", &vm.vm.id.to_string()], &[])?.value)?;
+                vm.status.is_some_and(|status| status.power == Power::Off)
+            }
+        };
+        on += usize::from(!off);
     }
     Ok(on)
 }

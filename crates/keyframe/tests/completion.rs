@@ -92,6 +92,10 @@ fn names_are_completed_and_nobody_waits_for_a_manager_that_is_down() {
     up.completes("clone --template g", &["golden"]);
     up.completes("clone --template=g", &["--template=golden"]);
     up.completes("disk detach web-1 d", &["data"]);
+    for verb in ["remove", "plug", "unplug"] {
+        up.completes(&format!("nic {verb} web-1 "), &["0"]);
+    }
+    up.completes("snapshot list --state d", &["deleting"]);
     up.completes(&format!("job show {}", &job[..30]), &[job]);
     up.completes("host show ", &["local"]);
     up.completes("token delete ad", &["admin"]);

@@ -7,7 +7,7 @@ mod common;
 use common::Sandbox;
 
 /// The commands, as they are typed. A new one fails `the_list_is_complete` until it is here.
-const COMMANDS: [&str; 87] = [
+const COMMANDS: [&str; 88] = [
     "up",
     "down",
     "vm create",
@@ -44,6 +44,7 @@ const COMMANDS: [&str; 87] = [
     "template list",
     "template show",
     "template rename",
+    "template describe",
     "template delete",
     "disk list",
     "disk attach",

@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::console::{Console, Mark};
+use crate::qga::Agent;
 use crate::site::{PATIENCE, Site, read_pid};
 use crate::vm::{BOOT, COMPLAINTS};
 
@@ -204,9 +205,26 @@ impl<'a> Machine<'a> {
         done.with_context(|| format!("after '{line}'"))
     }
 
+    /// What a command in the guest prints, without the end of its line; asked of the guest agent.
+    pub fn in_guest(&self, line: &str) -> Result<String> {
+        let ended = self.agent()?.shell(line, PATIENCE)?;
+        ensure!(ended.code == Some(0), "'{line}' in the guest {}: {ended:?}", self.name);
+        Ok(ended.output.trim_end().to_owned())
+    }
+
+    /// Its guest agent, past everybody else who talks to it.
+    pub fn agent(&self) -> Result<Agent> {
+        Agent::connect(&self.folder().join("qga.sock"), PATIENCE)
+    }
+
+    /// Where its files are.
+    pub fn folder(&self) -> PathBuf {
+        self.site.data().join("vms").join(&self.id)
+    }
+
     /// The process that runs it.
     pub fn pid(&self) -> Result<Pid> {
-        read_pid(&self.site.data().join("vms").join(&self.id).join("pid"))
+        read_pid(&self.folder().join("pid"))
     }
 
     /// Ends its process: to the guest, a power failure.

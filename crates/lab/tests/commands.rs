@@ -110,6 +110,7 @@ idle  stopped     2  64 MiB  24 MiB  9999-99-99 99:99:99",
 }
 
 fn snapshots(site: &Site) -> Result<()> {
+    fails(site, &["snapshot", "revert", "web"], 1, "web has no snapshot to go back to")?;
     site.run(["snapshot", "create", "web@one", "--tag", "gold"])?;
     site.run(["snapshot", "create", "web@two", "--memory", "--description", "the second"])?;
     site.run(["snapshot", "apply", "web@one", "--discard-current"])?;
@@ -133,6 +134,10 @@ SNAPSHOT              KIND  CONSISTENT        CREATED (UTC)  REMARKS
 ○ three               disk       crash  9999-99-99 99:99:99   locked
 * web is here",
     )?;
+    let only = |words: &[&str]| site.run([&["snapshot", "list", "web"][..], words].concat());
+    let forked = only(&["--kind", "disk+memory", "--state", "ready"])?;
+    ensure!(forked.lines().count() == 2 && forked.contains("two"), "others are listed\n{forked}");
+    ensure!(only(&["--automatic"])?.lines().count() <= 1, "nothing was kept");
     let shown = site.run(["snapshot", "show", "web@two"])?;
     for part in ["the second", "disk+memory", "by hand", "cut when the guest was resumed", "of 32 MiB stored"] {
         ensure!(shown.contains(part), "{part:?} is missing in\n{shown}");
@@ -157,6 +162,13 @@ SNAPSHOT              KIND  CONSISTENT        CREATED (UTC)  REMARKS
     ensure!(site.machine("web")?.pid()? == process && power()? == "paused", "it is not as it was: {}", power()?);
     site.run(["snapshot", "apply", "web@new", "--discard-current"])?;
     ensure!(power()? == "running", "it does not run: {}", power()?);
+    let dry = site.json(["snapshot", "revert", "web", "--dry-run"])?;
+    ensure!(dry["snapshot"]["name"] == "new", "it would go to another than was applied: {dry}");
+    site.run(["vm", "stop", "web", "--hard"])?;
+    site.run(["snapshot", "revert", "web", "--discard-current"])?;
+    ensure!(power()? == "running", "its memory is not that of then: {}", power()?);
+    let vm = site.json(["vm", "show", "web"])?;
+    ensure!(vm["current_name"] == "new", "it is elsewhere: {vm}");
     site.run(["snapshot", "delete", "web", "--all"]).map(drop)
 }
 
@@ -227,6 +239,9 @@ JOB                                       KIND      STATE   DONE     BY        O
     let status = waits.wait()?;
     ensure!(status.code() == Some(1), "waiting for a cancelled job ends with {status}");
     ensure!(site.json(["vm", "show", "web"])?["state"]["power"] == "running", "it does not run on");
+    let line = ["job", "list", "--vm", "web", "--kind", "vm-stop", "--state", "cancelled"];
+    let found = site.json(line)?;
+    ensure!(found.as_array().is_some_and(|all| all.len() == 1) && found[0]["id"] == id, "another job: {found}");
     let about = site.json(["job", "list", "--vm", "web", "--limit", "500"])?;
     let about = about.as_array().context("jobs are a list")?;
     let web = site.json(["vm", "show", "web"])?["id"].clone();
@@ -247,6 +262,11 @@ fn refusals(site: &Site) -> Result<()> {
     fails(site, &["template", "create", "web", "--name", "mold"], 1, "stop it first")?;
     fails(site, &["snapshot", "create", "web@x", "--quiesce", "required"], 1, "guest agent")?;
     fails(site, &["vm", "list", "--server", "/nowhere.sock"], 1, "keyframe up")?;
+    site.run(["vm", "create", "lost", "--memory", "32M", "--disk", "8M", "--nic", "bridge=nowhere"])?;
+    let no_bridge =
+        "network interface 0 of lost: this host has no bridge nowhere; make one, or choose a user or isolated network";
+    fails(site, &["vm", "start", "lost"], 1, no_bridge)?;
+    site.run(["vm", "delete", "lost"])?;
     for (line, code, kind, part) in [
         (&["vm", "show", "nobody"][..], 1, "not-found", "nobody"),
         (&["vm", "delete", "web"], 1, "state", "force it"),

@@ -80,13 +80,13 @@ const PLAYS: &[Play] = &[
     Play {
         first: &[MORE],
         keeps: false,
-        ..play("snapshot-apply", 7, "running", &["snapshot", "apply", "web@start", "--discard-current"])
+        ..play("snapshot-apply", 8, "running", &["snapshot", "apply", "web@start", "--discard-current"])
     },
     Play {
         keeps: false,
         ..play(
             "snapshot-apply",
-            5,
+            6,
             "running",
             &["snapshot", "apply", "web@start", "--keep-memory", "--keep-name", "new"],
         )
@@ -97,7 +97,7 @@ const PLAYS: &[Play] = &[
         keeps: false,
         ..play(
             "snapshot-apply",
-            4,
+            5,
             "paused",
             &["snapshot", "apply", "web@start", "--keep-memory", "--keep-name", "new"],
         )

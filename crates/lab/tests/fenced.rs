@@ -39,7 +39,8 @@ fn one_process_writes_to_a_disk_and_a_killed_one_is_in_nobodys_way() -> Result<(
     let mut stray = Stray::on(&disk.uri(""))?;
     let refused = site.refusal(["vm", "start", "web"])?;
     println!("{refused}");
-    ensure!(refused.contains(&format!("process {} (qemu-io)", stray.0.id())), "who it is is not said: {refused}");
+    let says = format!("volume data of web: process {} (qemu-io)", stray.0.id());
+    ensure!(refused.contains(&says), "who it is is not said: {refused}");
     stray.0.kill()?;
     site.json(["vm", "start", "web"])?;
     site.check_at_rest()

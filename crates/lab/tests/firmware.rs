@@ -3,10 +3,8 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use keyframe_lab::machine::Machine;
-use keyframe_lab::qga::Agent;
 use keyframe_lab::scratch;
-use keyframe_lab::site::{PATIENCE, Site, SiteOptions};
+use keyframe_lab::site::{Site, SiteOptions};
 use serde_json::Value;
 
 const USER_DATA: &str = "#cloud-config\nhostname: by-hand\n";
@@ -23,10 +21,10 @@ fn a_machine_under_uefi_reads_its_seed_and_goes_back_with_its_variables() -> Res
     let vm = site.create_with("web", "256M", "lab=pages,16", &more)?;
     let variables = store(&vm.show()?)?;
     vm.start()?;
-    let firmware = in_guest(&site, &vm, "ls /sys/firmware/efi")?;
+    let firmware = vm.in_guest("ls /sys/firmware/efi")?;
     ensure!(firmware.contains("systab"), "it was not started by UEFI: {firmware}");
-    let found = in_guest(&site, &vm, READ_SEED)?;
-    for part in ["CIDATA", USER_DATA, "local-hostname: web"] {
+    let found = vm.in_guest(READ_SEED)?;
+    for part in ["CIDATA", USER_DATA.trim_end(), "local-hostname: web"] {
         ensure!(found.contains(part), "no {part:?} in the seed that the guest sees: {found}");
     }
 
@@ -35,7 +33,7 @@ fn a_machine_under_uefi_reads_its_seed_and_goes_back_with_its_variables() -> Res
     vm.wait_for_tick(vm.tick()? + 20)?;
     println!("gone back: {:?}", vm.go_back("running", &["--discard-current"])?);
     ensure!(store(&vm.show()?)? == variables, "it has other variables than before");
-    ensure!(in_guest(&site, &vm, READ_SEED)? == found, "the seed is another one after it");
+    ensure!(vm.in_guest(READ_SEED)? == found, "the seed is another one after it");
     vm.sound()?;
 
     site.json(["clone", &vm.at("running"), "--name", "copy"])?;
@@ -50,11 +48,4 @@ fn store(of: &Value) -> Result<Value> {
     let store = disks.find(|disk| disk["firmware_variables"] == true).context("no disk is for variables")?;
     ensure!(store["size"].as_u64().is_some_and(|size| size > 0), "it has no room: {store}");
     Ok(store["volume"].clone())
-}
-
-fn in_guest(site: &Site, vm: &Machine<'_>, line: &str) -> Result<String> {
-    let socket = site.data().join("vms").join(&vm.id).join("qga.sock");
-    let ended = Agent::connect(&socket, PATIENCE)?.shell(line, PATIENCE)?;
-    ensure!(ended.code == Some(0), "'{line}' in the guest {}: {ended:?}", vm.name);
-    Ok(ended.output)
 }

@@ -9,7 +9,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use keyframe_lab::machine::Machine;
 use keyframe_lab::process::run_tool;
-use keyframe_lab::qga::Agent;
 use keyframe_lab::scratch;
 use keyframe_lab::site::{PATIENCE, Site, SiteOptions};
 use serde_json::Value;
@@ -34,23 +33,23 @@ fn a_fork_has_a_name_a_clock_and_a_generation_of_its_own() -> Result<()> {
     let screen = screen(&vm)?;
     grows(&site, &vm)?;
 
-    let first = generation(&site, &vm)?;
-    in_guest(&site, &vm, &format!("date -s @{LONG_AGO}; hostname original"))?;
+    let first = generation(&vm)?;
+    vm.in_guest(&format!("date -s @{LONG_AGO}; hostname original"))?;
     vm.snapshot("one", &["--memory"])?;
     site.json(["clone", "web@one", "--memory", "--name", "fork"])?;
     let fork = site.machine("fork")?;
     ensure!(self::screen(&fork)? != screen, "the fork shows its screen where its source does");
-    ensure!(size(&site, &fork)? == GROWN, "the fork's disk has another size");
-    ensure!(in_guest(&site, &fork, "hostname")? == "fork", "the fork has no name of its own");
-    let wrong = clock(&site, &fork)?.abs_diff(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs());
+    ensure!(size(&fork)? == GROWN, "the fork's disk has another size");
+    ensure!(fork.in_guest("hostname")? == "fork", "the fork has no name of its own");
+    let wrong = clock(&fork)?.abs_diff(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs());
     ensure!(wrong < NOW.as_secs(), "the fork's clock is wrong by {wrong} s");
-    ensure!(generation(&site, &fork)? != first, "the fork is of its source's generation");
+    ensure!(generation(&fork)? != first, "the fork is of its source's generation");
 
-    ensure!(generation(&site, &vm)? == first, "a fork changed the generation of its source");
-    ensure!(in_guest(&site, &vm, "hostname")? == "original", "a fork changed the name of its source");
-    ensure!(clock(&site, &vm)? < LONG_AGO + 3600, "a fork changed the clock of its source");
+    ensure!(generation(&vm)? == first, "a fork changed the generation of its source");
+    ensure!(vm.in_guest("hostname")? == "original", "a fork changed the name of its source");
+    ensure!(clock(&vm)? < LONG_AGO + 3600, "a fork changed the clock of its source");
     vm.apply("one", &["--discard-current"])?;
-    ensure!(generation(&site, &vm)? != first, "a machine that went back is of the generation of before");
+    ensure!(generation(&vm)? != first, "a machine that went back is of the generation of before");
     site.wait_until_at_rest()
 }
 
@@ -99,31 +98,31 @@ fn screen(vm: &Machine<'_>) -> Result<String> {
 
 /// The guest sees that its disk has become larger, and what it writes to the new end is there.
 fn grows(site: &Site, vm: &Machine<'_>) -> Result<()> {
-    ensure!(size(site, vm)? < GROWN, "it is that large already");
+    ensure!(size(vm)? < GROWN, "it is that large already");
     site.json(["disk", "resize", "web", "data", &GROWN.to_string()])?;
     site.wait_until(PATIENCE, || {
-        let now = size(site, vm)?;
+        let now = size(vm)?;
         ensure!(now == GROWN, "the guest sees {now} bytes");
         Ok(())
     })?;
     let last = format!("bs=4k count=1 seek={} of=/dev/vdb oflag=direct", GROWN / 4096 - 1);
-    in_guest(site, vm, &format!("yes grown | head -c 4096 | dd {last} 2>/dev/null"))?;
-    let end = in_guest(site, vm, &format!("dd if=/dev/vdb bs=4k skip={} 2>/dev/null | head -n 1", GROWN / 4096 - 1))?;
+    vm.in_guest(&format!("yes grown | head -c 4096 | dd {last} 2>/dev/null"))?;
+    let end = vm.in_guest(&format!("dd if=/dev/vdb bs=4k skip={} 2>/dev/null | head -n 1", GROWN / 4096 - 1))?;
     ensure!(end == "grown", "at the new end is {end:?}");
     Ok(())
 }
 
 /// The data disk's, as the guest sees it.
-fn size(site: &Site, vm: &Machine<'_>) -> Result<u64> {
-    Ok(in_guest(site, vm, "cat /sys/block/vdb/size")?.parse::<u64>()? * 512)
+fn size(vm: &Machine<'_>) -> Result<u64> {
+    Ok(vm.in_guest("cat /sys/block/vdb/size")?.parse::<u64>()? * 512)
 }
 
-fn clock(site: &Site, vm: &Machine<'_>) -> Result<u64> {
-    Ok(in_guest(site, vm, "date +%s")?.parse()?)
+fn clock(vm: &Machine<'_>) -> Result<u64> {
+    Ok(vm.in_guest("date +%s")?.parse()?)
 }
 
 /// As the guest sees it, which is as it is shown.
-fn generation(site: &Site, vm: &Machine<'_>) -> Result<String> {
+fn generation(vm: &Machine<'_>) -> Result<String> {
     let shown = vm.show()?;
     let is = shown["hardware"]["generation_id"].as_str().with_context(|| format!("no generation: {shown}"))?;
     let digits: Vec<char> = is.chars().filter(char::is_ascii_hexdigit).collect();
@@ -132,15 +131,7 @@ fn generation(site: &Site, vm: &Machine<'_>) -> Result<String> {
     let bytes = |order: [usize; 8]| order.iter().flat_map(|&at| &digits[2 * at..2 * at + 2]).collect::<String>();
     let numbers = [bytes([6, 7, 4, 5, 0, 1, 2, 3]), bytes([15, 14, 13, 12, 11, 10, 9, 8])];
     let expected = numbers.map(|number| format!("0x{}", number.to_uppercase())).join("\n");
-    let found = in_guest(site, vm, GENERATION)?;
+    let found = vm.in_guest(GENERATION)?;
     ensure!(found == expected, "the guest {} sees the generation {found:?}, and is of {is}", vm.name);
     Ok(found)
-}
-
-/// What a command in the guest prints, without the end of its line.
-fn in_guest(site: &Site, vm: &Machine<'_>, line: &str) -> Result<String> {
-    let socket = site.data().join("vms").join(&vm.id).join("qga.sock");
-    let ended = Agent::connect(&socket, PATIENCE)?.shell(line, PATIENCE)?;
-    ensure!(ended.code == Some(0), "'{line}' in the guest {}: {ended:?}", vm.name);
-    Ok(ended.output.trim_end().to_owned())
 }

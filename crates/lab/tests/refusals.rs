@@ -134,6 +134,52 @@ impl Harm {
 }
 
 #[test]
+fn a_pool_that_is_gone_is_not_replaced_by_an_empty_one() -> Result<()> {
+    let site = Site::up(&scratch::keyframe()?, &SiteOptions::default())?;
+    site.run(["vm", "create", "web", "--memory", "32M", "--disk", "8M", "--nic", "none"])?;
+    site.down()?;
+    let (pool, away) = (site.data().join("pool.kf"), site.data().join("pool.away"));
+    std::fs::rename(&pool, &away)?;
+    let refused = format!("{:#}", site.start().err().context("it is up without its pool")?);
+    let mark = site.data().join("arrays/local.json");
+    ensure!(refused.contains("is its disk mounted") && refused.contains(&mark.display().to_string()), "{refused}");
+    ensure!(!pool.exists(), "another pool was made");
+    std::fs::rename(&away, &pool)?;
+    site.start()?;
+    site.run(["vm", "start", "web"])?;
+    site.run(["vm", "stop", "web", "--hard"])?;
+    site.check_at_rest()
+}
+
+#[test]
+fn of_several_machines_each_is_tried_and_each_failure_is_said() -> Result<()> {
+    let site = Site::up(&scratch::keyframe()?, &SiteOptions::default())?;
+    site.run(["vm", "create", "web", "--memory", "32M", "--disk", "8M", "--nic", "none"])?;
+    let said = site.refusal(["vm", "start", "nope", "web", "nada"])?;
+    ensure!(said.contains("nope") && said.contains("nada"), "{said}");
+    ensure!(site.json(["vm", "show", "web"])?["state"]["power"] == "running", "web was not started");
+    let said = site.refusal(["vm", "delete", "nope", "web", "nada", "--force"])?;
+    ensure!(said.contains("nope") && said.contains("nada"), "{said}");
+    ensure!(site.json(["vm", "list"])? == serde_json::json!([]), "web is still there");
+    site.check_at_rest()
+}
+
+#[test]
+fn what_is_wrong_with_a_configuration_is_said() -> Result<()> {
+    let site = Site::up(&scratch::keyframe()?, &SiteOptions::default())?;
+    site.down()?;
+    let file = site.data().join("keyframe.toml");
+    for (section, line) in [("agent", "line 2"), ("manager", "line 2")] {
+        std::fs::write(&file, format!("[{section}]\nfoo = 1\n"))?;
+        let refused = format!("{:#}", site.start().err().context("it is up")?);
+        ensure!(refused.contains("unknown field `foo`") && refused.contains(line), "{section}: {refused}");
+    }
+    std::fs::remove_file(&file)?;
+    site.start()?;
+    site.check_at_rest()
+}
+
+#[test]
 fn an_operation_can_be_cancelled_and_leaves_nothing() -> Result<()> {
     let site = Site::up(&scratch::keyframe()?, &SiteOptions::default())?;
     let vm = site.boot("web", "256M", "lab=stamp lab=pages,64")?;

@@ -231,5 +231,13 @@ fn where_memory_cannot_be_tracked_a_guest_stands_still_until_it_is_stored_and_th
     vm.wait_for_tick(tick + 20)?;
     println!("{:?}", vm.go_back("still", &[])?);
     vm.counters(vm.console().mark())?;
+    // Storing its memory ends nothing: it can be taken again, and goes on.
+    site.run(["vm", "pause", "web"])?;
+    for name in ["rest", "rest-again"] {
+        let shown = vm.snapshot(name, &["--memory"])?;
+        ensure!(shown["report"]["method"] == "at-rest", "{shown}");
+    }
+    site.run(["vm", "resume", "web"])?;
+    vm.counters(vm.console().mark())?;
     site.check_at_rest()
 }

@@ -1,7 +1,7 @@
 //! The manager: what `start` puts together and `stop` takes apart, and the way every order goes.
 //!
 //! ```text
-//!  caller ─► admitted? ─► asked before under that key? ─► one transaction: checks, busy, job, key ─► at work
+//!  caller ─► admitted? ─► one transaction: asked before under that key? checks, busy, job, key ─► at work
 //! ```
 
 use std::sync::Arc;
@@ -10,13 +10,12 @@ use std::time::Duration;
 use keyframe_catalog::{Catalog, Request, Transaction};
 use keyframe_model::agent::{Bytes, JobId, Timestamp, VmId};
 use parking_lot::Mutex;
-use serde::Serialize;
 use tokio::task::JoinSet;
 
 use crate::agent::{Agent, AgentAddress, Console};
 use crate::event::EventStream;
 use crate::job::{Engine, Kind, Limits};
-use crate::request::{Call, Caller, ConsoleRequest, JobRef};
+use crate::request::{Call, Caller, ConsoleRequest, JobRef, Key};
 use crate::{Error, ErrorKind, Result, compress, kind, reconcile};
 
 /// What a manager is made of.
@@ -144,37 +143,42 @@ impl Manager {
         Err(Error::new(ErrorKind::Forbidden, format!("{} may not do that", caller.name)))
     }
 
-    /// The job of an earlier call with the same key, if there was one.
-    pub(crate) async fn repeated(&self, call: &Call, wish: &impl Serialize) -> Result<Option<JobRef>> {
+    /// The job of an earlier call that said the same with the same key, if there was one.
+    ///
+    /// Whoever takes calls with keys asks before anything is looked up for one, and again when one has failed: what it is
+    /// about may be gone, renamed or busy because the same call got through in the meantime.
+    pub async fn repeated(&self, call: &Call) -> Result<Option<JobRef>> {
         self.admit(&call.caller)?;
-        let Some(key) = key(call) else { return Ok(None) };
+        let Some(key) = &call.key else { return Ok(None) };
         let mut tx = self.catalog.read().await?;
-        let Some(request) = tx.request(&key).await? else { return Ok(None) };
-        if request.fingerprint != fingerprint(wish)? {
-            let message = "this idempotency key was used for a different request; choose another".to_owned();
+        match tx.request(&stored(call, key)).await? {
+            Some(request) if request.fingerprint == key.said => Ok(Some(job_ref(&mut tx, request.job).await?)),
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    /// Orders a job, unless the same call has.
+    pub(crate) async fn order<K: Kind>(&self, call: &Call, order: K::Order) -> Result<JobRef> {
+        let tx = self.catalog.write().await?;
+        self.order_in::<K>(tx, call, order).await
+    }
+
+    /// Orders a job in a transaction that has changed other things already; if the same call has ordered one, they are not
+    /// changed.
+    pub(crate) async fn order_in<K: Kind>(&self, mut tx: Transaction, call: &Call, order: K::Order) -> Result<JobRef> {
+        if let Some(key) = &call.key
+            && let Some(request) = tx.request(&stored(call, key)).await?
+        {
+            if request.fingerprint == key.said {
+                return job_ref(&mut tx, request.job).await;
+            }
+            let message = "this idempotency key was used for a different request; choose another";
             return Err(Error::new(ErrorKind::Taken, message));
         }
-        Ok(Some(job_ref(&mut tx, request.job).await?))
-    }
-
-    /// Orders a job. `wish` is what the caller said: what a repeated call is compared with.
-    pub(crate) async fn order<K: Kind>(&self, call: &Call, wish: &impl Serialize, order: K::Order) -> Result<JobRef> {
-        let tx = self.catalog.write().await?;
-        self.order_in::<K>(tx, call, wish, order).await
-    }
-
-    /// Orders a job in a transaction that has changed other things already.
-    pub(crate) async fn order_in<K: Kind>(
-        &self,
-        mut tx: Transaction,
-        call: &Call,
-        wish: &impl Serialize,
-        order: K::Order,
-    ) -> Result<JobRef> {
         let job = self.engine.enqueue::<K>(&mut tx, &call.caller.name, order).await?;
-        if let Some(key) = key(call) {
-            let request = Request { key, fingerprint: fingerprint(wish)?, job, at: Timestamp::now() };
-            tx.remember_request(&request).await?;
+        if let Some(key) = &call.key {
+            let (key, fingerprint) = (stored(call, key), key.said.clone());
+            tx.remember_request(&Request { key, fingerprint, job, at: Timestamp::now() }).await?;
         }
         let answer = job_ref(&mut tx, job).await?;
         tx.commit().await?;
@@ -184,16 +188,8 @@ impl Manager {
 }
 
 /// The keys of one caller are nobody else's.
-fn key(call: &Call) -> Option<String> {
-    call.key.as_ref().map(|key| format!("{}:{key}", call.caller.name))
-}
-
-fn fingerprint(wish: &impl Serialize) -> Result<String> {
-    serde_json::to_string(wish).map_err(|e| Error {
-        kind: ErrorKind::Internal,
-        message: "cannot write the request down".to_owned(),
-        source: Some(Box::new(e)),
-    })
+fn stored(call: &Call, key: &Key) -> String {
+    format!("{}:{}", call.caller.name, key.word)
 }
 
 async fn job_ref(tx: &mut Transaction, job: JobId) -> Result<JobRef> {

@@ -16,7 +16,7 @@ use keyframe_model::{Notice, Rest, Vm, VmEvent, VmState, delete};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::agent::{Agent, Events};
-use crate::job::FULL;
+use crate::job::{FULL, named};
 use crate::kind::hold::rest_of;
 use crate::kind::snapshot_delete::{SnapshotDelete, SnapshotDeleteOrder};
 use crate::{ErrorKind, Manager, Result};
@@ -175,7 +175,7 @@ async fn notice(tx: &mut Transaction, mut vm: Vm, text: String) -> Result<()> {
     Ok(())
 }
 
-/// Writes down what went wrong on the host without anybody having asked for anything.
+/// Writes down what went wrong on the host without anybody having asked for anything, in words that people know.
 async fn complain(manager: &Manager, vm: VmId, fault: &Fault) -> Result<()> {
     tracing::warn!(%vm, error = %fault, "the host complains");
     let mut tx = manager.catalog.write().await?;
@@ -184,7 +184,8 @@ async fn complain(manager: &Manager, vm: VmId, fault: &Fault) -> Result<()> {
         Err(e) if e.kind == keyframe_catalog::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(e.into()),
     };
-    notice(&mut tx, vm, fault.message.clone()).await?;
+    let text = named(&mut tx, &fault.message).await;
+    notice(&mut tx, vm, text).await?;
     tx.commit().await?;
     Ok(())
 }

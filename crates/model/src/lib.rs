@@ -24,4 +24,4 @@ pub use refusal::{Refusal, RefusalKind};
 pub use snapshot::{Consistency, Snapshot, SnapshotDisk, SnapshotEvent, SnapshotKind, SnapshotOrigin, SnapshotState};
 pub use template::{Template, TemplateEvent, TemplateOrigin, TemplateState};
 pub use tree::{Node, Removal, Tree};
-pub use vm::{Activity, Disk, Hardware, Nic, Notice, Rest, Vm, VmEvent, VmState};
+pub use vm::{Activity, Disk, Hardware, Nic, Notice, Rest, Trouble, Vm, VmEvent, VmState};

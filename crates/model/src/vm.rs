@@ -4,10 +4,13 @@
 //!            Begin(Create)                    Begin(activity)
 //!  (nothing) ────────────► Busy{from: ─, …} ◄──────────────── At(rest) ◄─┐
 //!                             │  Finished(rest) ─────────────────────────┤
-//!                             │  Undone         ──► At(from) or nothing  │
-//!                             │  Broke(reason)  ──► Error ── Recovered ──┘
-//!                             └─ Gone           ──► Gone
+//!                             │  Undone         ──► what it was before   │
+//!                             │  Broke(reason)  ──► Error ── Begin ──► Busy{error, …}
+//!                             └─ Deleted        ──► Gone
 //! ```
+//!
+//! Out of Error leads what ends well: applying a snapshot, deleting the machine, and stopping it where its disks are whole.
+//! What does not begin or is undone leads back to it, for the same reason.
 //!
 //! One activity at a time: whoever wants another is refused, with the name of the one under way.
 
@@ -160,6 +163,17 @@ pub enum Activity {
     Deleting,
 }
 
+/// What is wrong with a machine.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Trouble {
+    /// Why, for people.
+    pub reason: String,
+    /// Its disks may be of different instants or not whole, so a stop does not make it one that can be started: only applying a
+    /// snapshot or deleting it does.
+    #[serde(default)]
+    pub spoilt: bool,
+}
+
 /// The state of a machine.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "state", rename_all = "kebab-case")]
@@ -174,15 +188,19 @@ pub enum VmState {
     Busy {
         /// What it did before; absent for one that is being made.
         from: Option<Rest>,
+        /// What was wrong with it before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<Trouble>,
         /// What is being done.
         activity: Activity,
         /// By whom.
         job: JobId,
     },
-    /// It needs somebody's attention: deleting it or applying a snapshot gets it out.
+    /// It needs somebody's attention.
     Error {
-        /// Why, for people.
-        reason: String,
+        /// Why.
+        #[serde(flatten)]
+        trouble: Trouble,
     },
     /// It is deleted.
     Gone,
@@ -202,7 +220,7 @@ pub enum VmEvent {
     Finished(Rest),
     /// The job failed, and everything is as before.
     Undone,
-    /// The job failed, and what is there is neither the old nor the new.
+    /// The job failed, and what is there is neither the old nor the new: what it did decides whether the disks are spoilt.
     Broke(String),
     /// It has been deleted.
     Deleted,

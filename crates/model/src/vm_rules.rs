@@ -1,7 +1,7 @@
 //! Which activity a machine allows in which state, and what it leads to.
 
 use crate::agent::PauseReason;
-use crate::vm::{Activity, Rest, Vm, VmEvent, VmState};
+use crate::vm::{Activity, Rest, Trouble, Vm, VmEvent, VmState};
 use crate::{Refusal, RefusalKind};
 
 impl Activity {
@@ -70,6 +70,21 @@ impl Activity {
         }
     }
 
+    /// Whether half of it leaves disks of different instants, or not all of them.
+    pub const fn spoils(self) -> bool {
+        match self {
+            Activity::Creating | Activity::Applying | Activity::Deleting => true,
+            Activity::Starting
+            | Activity::Stopping
+            | Activity::Pausing
+            | Activity::Resuming
+            | Activity::Resetting
+            | Activity::Snapshotting
+            | Activity::Cloning
+            | Activity::Reconfiguring => false,
+        }
+    }
+
     /// Why a machine at rest does not allow it, with the way out.
     fn objection(self, rest: Rest) -> Option<&'static str> {
         match (self, rest) {
@@ -97,6 +112,17 @@ impl Activity {
     }
 }
 
+impl Trouble {
+    /// What gets a machine out of it, for people.
+    pub const fn ways_out(&self) -> &'static str {
+        if self.spoilt {
+            "apply a snapshot to it, or delete it"
+        } else {
+            "stop it, apply a snapshot to it, or delete it"
+        }
+    }
+}
+
 impl Vm {
     /// Whether the activity may begin now. What depends on more than the state is checked by whoever begins it.
     pub fn allows(&self, activity: Activity) -> Result<(), Refusal> {
@@ -110,7 +136,7 @@ impl Vm {
             VmState::Busy { activity: other, job, .. } => {
                 refuse(RefusalKind::Busy, format!("it is {}; wait for job {job}", other.participle()))
             }
-            VmState::Error { reason } => match activity {
+            VmState::Error { trouble } => match activity {
                 Activity::Applying | Activity::Deleting | Activity::Stopping => Ok(()),
                 Activity::Creating
                 | Activity::Starting
@@ -119,10 +145,9 @@ impl Vm {
                 | Activity::Resetting
                 | Activity::Snapshotting
                 | Activity::Cloning
-                | Activity::Reconfiguring => refuse(
-                    RefusalKind::State,
-                    format!("it is in error ({reason}); stop it, apply a snapshot to it, or delete it"),
-                ),
+                | Activity::Reconfiguring => {
+                    refuse(RefusalKind::State, format!("it is in error ({}); {}", trouble.reason, trouble.ways_out()))
+                }
             },
             VmState::Gone => refuse(RefusalKind::State, "it is deleted".to_owned()),
         }
@@ -142,18 +167,30 @@ impl Vm {
         match (event, &self.state) {
             (VmEvent::Begin { activity, job }, state) => {
                 self.allows(*activity)?;
-                let from = match state {
-                    VmState::At { rest } => Some(*rest),
+                let (from, error) = match state {
+                    VmState::At { rest } => (Some(*rest), None),
                     // Whatever still runs of a broken machine is stopped by what may begin.
-                    VmState::Error { .. } => Some(Rest::Stopped),
-                    VmState::Busy { .. } | VmState::Gone => None,
+                    VmState::Error { trouble } => (Some(Rest::Stopped), Some(trouble.clone())),
+                    VmState::Busy { .. } | VmState::Gone => (None, None),
                 };
-                Ok(VmState::Busy { from, activity: *activity, job: *job })
+                Ok(VmState::Busy { from, error, activity: *activity, job: *job })
+            }
+            // Its process is ended; its disks are what they were.
+            (VmEvent::Finished(_), VmState::Busy { error: Some(trouble), activity, .. })
+                if trouble.spoilt && *activity != Activity::Applying =>
+            {
+                Ok(VmState::Error { trouble: trouble.clone() })
             }
             (VmEvent::Finished(rest), VmState::Busy { .. }) => Ok(VmState::At { rest: *rest }),
+            (VmEvent::Undone, VmState::Busy { error: Some(trouble), .. }) => {
+                Ok(VmState::Error { trouble: trouble.clone() })
+            }
             (VmEvent::Undone, VmState::Busy { from: Some(rest), .. }) => Ok(VmState::At { rest: *rest }),
             (VmEvent::Undone, VmState::Busy { from: None, .. }) => Ok(VmState::Gone),
-            (VmEvent::Broke(reason), VmState::Busy { .. }) => Ok(VmState::Error { reason: reason.clone() }),
+            (VmEvent::Broke(reason), VmState::Busy { activity, error, .. }) => {
+                let spoilt = activity.spoils() || error.as_ref().is_some_and(|before| before.spoilt);
+                Ok(VmState::Error { trouble: Trouble { reason: reason.clone(), spoilt } })
+            }
             (VmEvent::Deleted, VmState::Busy { activity: Activity::Deleting, .. }) => Ok(VmState::Gone),
             (VmEvent::Observed(rest), VmState::At { .. }) => Ok(VmState::At { rest: *rest }),
             // A job knows better what it is doing; a broken machine stays broken; a deleted one deleted.

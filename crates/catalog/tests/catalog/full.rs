@@ -51,6 +51,7 @@ async fn a_full_disk_has_room_for_the_catalog() {
     }
     std::fs::remove_file(dir.path().join("guest")).unwrap();
     drop(guest);
+    assert!(!catalog.is_short_of_room(), "seen at once, whoever tends the reserve and when");
     catalog.tend_reserve().await.unwrap();
     assert!(!catalog.is_short_of_room());
     catalog.close().await;

@@ -89,6 +89,11 @@ async fn locks_exclude(place: Place) {
         (busy.kind, busy.to_string()),
         (ErrorKind::Busy, format!("{vm} is being used by job {}; wait for it", a.id))
     );
+    let shared = tx.in_the_way(&[(vm, Mode::Shared), (source, Mode::Shared)]).await.unwrap();
+    assert_eq!(shared.iter().map(|(job, e)| (*job, e.to_string())).collect::<Vec<_>>(), [(a.id, busy.to_string())]);
+    let mut alone = tx.in_the_way(&[(vm, Mode::Exclusive), (source, Mode::Exclusive)]).await.unwrap();
+    alone.sort_by_key(|(job, _)| *job != a.id);
+    assert_eq!(alone.iter().map(|(job, _)| *job).collect::<Vec<_>>(), [a.id, b.id], "each once");
     assert_eq!(tx.lock(b.id, &[(source, Mode::Exclusive)]).await.unwrap_err().kind, ErrorKind::Busy);
     tx.lock(a.id, &[(vm, Mode::Shared)]).await.unwrap();
     assert_eq!(tx.holders(vm).await.unwrap(), [(a.id, Mode::Exclusive)], "the stronger stays");

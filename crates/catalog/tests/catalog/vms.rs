@@ -1,6 +1,6 @@
 use keyframe_agent_api::{Generation, JobId, SnapshotId, VmId};
-use keyframe_catalog::{ErrorKind, PageOf, VmFilter, VmPhase};
-use keyframe_model::{Activity, Rest, VmState};
+use keyframe_catalog::{Change, ErrorKind, EventKind, PageOf, VmFilter, VmPhase};
+use keyframe_model::{Activity, Rest, Trouble, VmState};
 
 use crate::world::{Place, on_both, snapshot, vm};
 
@@ -18,14 +18,29 @@ async fn a_machine_lives(place: Place) {
     (web.name, web.description) = ("db".parse().unwrap(), "another".into());
     tx.update_vm(&mut web).await.unwrap();
     assert_eq!((web.generation, tx.vm(web.id).await.unwrap()), (Generation(2), web.clone()));
-    tx.insert_snapshot(&snapshot(&web, "s", None)).await.unwrap();
+    let held = snapshot(&web, "s", None);
+    tx.insert_snapshot(&held).await.unwrap();
     tx.set_current(&mut web, Some(SnapshotId::new())).await.unwrap();
     assert_eq!(tx.vm(web.id).await.unwrap(), web);
+    tx.commit().await.unwrap();
+    let mut tx = place.catalog.write().await.unwrap();
     assert_eq!(tx.delete_vm(web.id, Generation(1)).await.unwrap_err().kind, ErrorKind::Stale);
+    drop(tx);
+    let mut tx = place.catalog.write().await.unwrap();
+    let seen = tx.last_event().await.unwrap();
     tx.delete_vm(web.id, web.generation).await.unwrap();
     assert_eq!(tx.vm(web.id).await.unwrap_err().kind, ErrorKind::NotFound);
     assert_eq!(tx.count_snapshots(web.id).await.unwrap(), 0);
     assert_eq!(tx.delete_vm(web.id, web.generation).await.unwrap_err().kind, ErrorKind::NotFound);
+    drop(tx);
+    let mut tx = place.catalog.write().await.unwrap();
+    tx.delete_vm(web.id, web.generation).await.unwrap();
+    tx.commit().await.unwrap();
+    // Whoever follows snapshots only hears that it is gone, too.
+    let told = place.catalog.read().await.unwrap().events_after(seen, 10).await.unwrap();
+    let told: Vec<_> = told.into_iter().map(|e| (e.kind, e.id, e.vm, e.change)).collect();
+    let gone = |kind, id: String| (kind, id, Some(web.id), Change::Gone);
+    assert_eq!(told, [gone(EventKind::Snapshot, held.id.to_string()), gone(EventKind::Vm, web.id.to_string())]);
 }
 
 async fn updates_need_the_newest_generation(place: Place) {
@@ -63,8 +78,8 @@ async fn pages_and_filters(place: Place) {
         let mut vm = vm(&format!("vm-{n}"));
         vm.state = match n {
             0..10 => VmState::At { rest: Rest::Running },
-            10..15 => VmState::Busy { from: None, activity: Activity::Creating, job: JobId::new() },
-            15..18 => VmState::Error { reason: "x".into() },
+            10..15 => VmState::Busy { from: None, error: None, activity: Activity::Creating, job: JobId::new() },
+            15..18 => VmState::Error { trouble: Trouble { reason: "x".into(), spoilt: false } },
             _ => vm.state,
         };
         tx.insert_vm(&vm).await.unwrap();

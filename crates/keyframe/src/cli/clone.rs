@@ -87,6 +87,13 @@ pub(crate) enum TemplateCommand {
         /// The new name
         new: String,
     },
+    /// Describe a template
+    Describe {
+        /// The template
+        template: String,
+        /// For people
+        text: String,
+    },
     /// Delete a template; machines made of it stay whole
     Delete {
         /// The template

@@ -187,6 +187,15 @@ pub(crate) struct SnapshotListArgs {
     /// Only those with this word in name, description or tags
     #[arg(long, value_name = "WORD")]
     pub(crate) search: Option<String>,
+    /// Only those of this kind
+    #[arg(long, value_parser = ["disk", "disk+memory"])]
+    pub(crate) kind: Option<String>,
+    /// Only those in this state
+    #[arg(long, value_parser = ["creating", "ready", "deleting", "error"])]
+    pub(crate) state: Option<String>,
+    /// Only those that Keyframe has made by itself
+    #[arg(long)]
+    pub(crate) automatic: bool,
     #[command(flatten)]
     pub(crate) limit: LimitArgs,
 }

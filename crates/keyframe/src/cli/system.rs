@@ -25,6 +25,12 @@ pub(crate) enum JobCommand {
         /// Only those about this machine
         #[arg(long)]
         vm: Option<String>,
+        /// Only those in this state
+        #[arg(long, value_parser = ["queued", "running", "undoing", "succeeded", "failed", "cancelled"])]
+        state: Option<String>,
+        /// Only those of this kind, as snapshot-create or vm-start
+        #[arg(long)]
+        kind: Option<String>,
         #[command(flatten)]
         limit: LimitArgs,
     },

@@ -1,5 +1,6 @@
 //! Asking the manager over its REST interface; the only way in which commands on machines reach anything.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -46,10 +47,19 @@ impl Server {
             Some(url) if url.starts_with("https://") => {
                 bail!("{url}: this version speaks http only; put a proxy of your own before it")
             }
+            Some(host) if !host.contains('/') && host.contains(':') => {
+                bail!("{host} is neither a socket's path nor an address; say http://{host}")
+            }
             Some(path) => Ok(Server::Socket(path.into())),
             None => Ok(Server::Socket(socket(&data_dir(args.data.as_deref())?))),
         }
     }
+}
+
+/// The kernel does not let this user connect.
+fn is_denied(error: &reqwest::Error) -> bool {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(|e| e.kind() == ErrorKind::PermissionDenied)
 }
 
 /// Where the manager of a data directory takes requests.
@@ -73,6 +83,8 @@ impl Client {
 
     pub(crate) fn to(server: Server) -> Result<Client> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
+        // Whoever was first has chosen; it is this one everywhere.
+        drop(rustls::crypto::ring::default_provider().install_default());
         let builder = reqwest::Client::builder();
         let (builder, base) = match &server {
             // The host's collection of authorities takes a while to read, and nobody is asked for a certificate here.
@@ -128,6 +140,13 @@ impl Client {
             return anyhow::Error::new(error).context(format!("lost the manager at {}", self.server));
         }
         match &self.server {
+            Server::Socket(path) if is_denied(&error) => {
+                anyhow!(
+                    "the manager at {} takes no requests from this user: permission denied; ask as its owner, or at its \
+                     http:// address with a token (--server, KEYFRAME_TOKEN)",
+                    path.display()
+                )
+            }
             Server::Socket(path) => {
                 anyhow!(
                     "no manager answers at {}; start it with `keyframe up`, or name another with --server",

@@ -76,6 +76,11 @@ pub(crate) fn template(output: &Output, args: &TemplateArgs) -> Result<()> {
             let answer = remote.client.patch(&["templates", template], &wish, None)?;
             if remote.json { remote.show(&answer.value, |_| Ok(())) } else { Ok(()) }
         }
+        TemplateCommand::Describe { template, text } => {
+            let wish = TemplateUpdate { name: None, description: Some(text.clone()) };
+            let answer = remote.client.patch(&["templates", template], &wish, None)?;
+            if remote.json { remote.show(&answer.value, |_| Ok(())) } else { Ok(()) }
+        }
         TemplateCommand::Delete { template, wait } => {
             let answer = remote.client.delete(&["templates", template], &[])?;
             remote.finish(&answer, *wait, &format!("{template}: deleted"))

@@ -10,12 +10,14 @@ mod system;
 mod view;
 mod vm;
 
+use std::collections::HashMap;
 use std::io::Write;
 
 use anyhow::{Result, bail};
 use keyframe_api::Problem;
 use keyframe_manager::request::JobView;
 use keyframe_model::JobState;
+use keyframe_model::agent::VmId;
 use serde_json::Value;
 
 pub(crate) use clone::{clone, template};
@@ -54,6 +56,16 @@ impl Remote {
             draw(&mut text)?;
         }
         self.screen.raw(&text)
+    }
+
+    /// The names of the machines of these snapshots, for people.
+    fn machines(&self, snapshots: &Value) -> Result<HashMap<VmId, String>> {
+        if self.json || snapshots.as_array().is_none_or(Vec::is_empty) {
+            return Ok(HashMap::new());
+        }
+        let all = self.client.list(&["vms"], &[], None)?;
+        let name = |vm: &Value| Some((typed(&vm["id"]).ok()?, vm["name"].as_str()?.to_owned()));
+        Ok(all.iter().filter_map(name).collect())
     }
 
     /// Prints what would happen to `what`; fails if something is in the way.

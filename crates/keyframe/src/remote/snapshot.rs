@@ -1,5 +1,7 @@
 //! `keyframe snapshot …`
 
+use std::collections::HashMap;
+
 use anyhow::{Result, bail};
 use keyframe_manager::request::{Apply, SnapshotCreate, SnapshotUpdate, SnapshotView};
 use keyframe_model::agent::{Micros, Quiesce};
@@ -71,8 +73,7 @@ pub(crate) fn snapshot(output: &Output, args: &SnapshotArgs) -> Result<()> {
         }
         SnapshotCommand::Search { word, limit } => {
             let query = [("search", word.clone())];
-            let items = Value::Array(remote.client.list(&["snapshots"], &query, limit.limit)?);
-            remote.show(&items, |out| Ok(view::snapshot::list(&typed::<Vec<_>>(&items)?, out)?))
+            show_list(remote, &["snapshots"], &query, limit.limit)
         }
     }
 }
@@ -110,12 +111,21 @@ fn list(remote: &mut Remote, args: &SnapshotListArgs) -> Result<()> {
     let mut query: Vec<(&str, String)> = Vec::new();
     query.extend(args.tag.clone().map(|tag| ("tag", tag)));
     query.extend(args.search.clone().map(|word| ("search", word)));
+    query.extend(args.kind.clone().map(|kind| ("kind", kind)));
+    query.extend(args.state.clone().map(|state| ("state", state)));
+    query.extend(flag("automatic", args.automatic));
     let path = match &args.vm {
         Some(vm) => vec!["vms", vm, "snapshots"],
         None => vec!["snapshots"],
     };
-    let items = Value::Array(remote.client.list(&path, &query, args.limit.limit)?);
-    remote.show(&items, |out| Ok(view::snapshot::list(&typed::<Vec<_>>(&items)?, out)?))
+    show_list(remote, &path, &query, args.limit.limit)
+}
+
+/// Those of one machine by their names, those of all with their machines.
+fn show_list(remote: &mut Remote, path: &[&str], query: &[(&str, String)], limit: Option<usize>) -> Result<()> {
+    let items = Value::Array(remote.client.list(path, query, limit)?);
+    let machines = if path[0] == "vms" { HashMap::new() } else { remote.machines(&items)? };
+    remote.show(&items, |out| Ok(view::snapshot::list(&typed::<Vec<_>>(&items)?, &machines, out)?))
 }
 
 fn patch(remote: &mut Remote, snapshot: &str, wish: &SnapshotUpdate) -> Result<()> {

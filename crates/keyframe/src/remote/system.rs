@@ -15,11 +15,13 @@ use crate::cli::{HostArgs, HostCommand, JobArgs, JobCommand, Output, SearchArgs,
 pub(crate) fn job(output: &Output, args: &JobArgs) -> Result<()> {
     let remote = &mut Remote::new(output, &args.remote)?;
     match &args.command {
-        JobCommand::List { active, vm, limit } => {
+        JobCommand::List { active, vm, state, kind, limit } => {
             let mut query: Vec<_> = flag("active", *active).into_iter().collect();
             if let Some(vm) = vm {
                 query.push(("vm", remote.client.id::<VmId>("vms", vm)?.to_string()));
             }
+            query.extend(state.clone().map(|state| ("state", state)));
+            query.extend(kind.clone().map(|kind| ("kind", kind)));
             let items = Value::Array(remote.client.list(&["jobs"], &query, limit.limit)?);
             remote.show(&items, |out| Ok(view::job::list(&typed::<Vec<_>>(&items)?, out)?))
         }
@@ -84,5 +86,6 @@ pub(crate) fn token(output: &Output, args: &TokenArgs) -> Result<()> {
 pub(crate) fn search(output: &Output, args: &SearchArgs) -> Result<()> {
     let remote = &mut Remote::new(output, &args.remote)?;
     let found = remote.client.get(&["search"], &[("text", args.word.clone())])?.value;
-    remote.show(&found, |out| Ok(view::host::found(&typed(&found)?, out)?))
+    let machines = remote.machines(&found["snapshots"])?;
+    remote.show(&found, |out| Ok(view::host::found(&typed(&found)?, &machines, out)?))
 }

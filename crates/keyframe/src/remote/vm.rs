@@ -14,6 +14,7 @@ use super::{Remote, flag, typed, view};
 use crate::cli::{
     Cable, DiskText, FirmwareName, NicText, Output, VmArgs, VmCommand, VmCreateArgs, VmListArgs, VmsArgs,
 };
+use crate::failure;
 
 /// `keyframe vm …`
 pub(crate) fn vm(output: &Output, args: &VmArgs) -> Result<()> {
@@ -46,39 +47,41 @@ pub(crate) fn vm(output: &Output, args: &VmArgs) -> Result<()> {
             update(remote, vm, &wish, *wait)
         }
         VmCommand::Delete { vms, force, dry_run, wait } => {
-            for vm in vms {
-                let query: Vec<_> = flag("force", *force).into_iter().chain(flag("dry_run", *dry_run)).collect();
+            let query: Vec<_> = flag("force", *force).into_iter().chain(flag("dry_run", *dry_run)).collect();
+            let json = remote.json;
+            each(json, vms, |vm| {
                 let answer = remote.client.delete(&["vms", vm], &query)?;
-                if *dry_run {
-                    remote.plan(&answer.value, vm)?;
-                } else {
-                    remote.finish(&answer, *wait, &format!("{vm}: deleted"))?;
+                match dry_run {
+                    true => remote.plan(&answer.value, vm),
+                    false => remote.finish(&answer, *wait, &format!("{vm}: deleted")),
                 }
-            }
-            Ok(())
+            })
         }
     }
 }
 
+/// Does it to every one, whatever becomes of the others; says of all failures but the last, which is the result.
+fn each<T>(json: bool, all: impl IntoIterator<Item = T>, mut act: impl FnMut(T) -> Result<()>) -> Result<()> {
+    let mut last = Ok(());
+    for one in all {
+        if let Err(error) = act(one)
+            && let Err(before) = std::mem::replace(&mut last, Err(error))
+        {
+            failure::tell(&before, json);
+        }
+    }
+    last
+}
+
 /// The same for each of some machines; all are ordered before any is waited for.
 fn act(remote: &mut Remote, args: &VmsArgs, verb: &str, wish: &Value, done: &str) -> Result<()> {
-    let mut ordered = Vec::new();
-    let mut first_failure = None;
-    for vm in &args.vms {
-        match remote.client.post(&["vms", vm, verb], wish) {
-            Ok(answer) => ordered.push((vm, answer)),
-            Err(error) if args.vms.len() == 1 => return Err(error),
-            Err(error) => {
-                first_failure.get_or_insert(error);
-            }
-        }
-    }
-    for (vm, answer) in ordered {
-        if let Err(error) = remote.finish(&answer, args.wait, &format!("{vm}: {done}")) {
-            first_failure.get_or_insert(error);
-        }
-    }
-    first_failure.map_or(Ok(()), Err)
+    let (json, mut ordered) = (remote.json, Vec::new());
+    let refused = each(json, &args.vms, |vm| {
+        ordered.push((vm, remote.client.post(&["vms", vm, verb], wish)?));
+        Ok(())
+    });
+    let ended = each(json, ordered, |(vm, answer)| remote.finish(&answer, args.wait, &format!("{vm}: {done}")));
+    each(json, [refused, ended], |result| result)
 }
 
 /// A change that is made at once, or by a job.

@@ -1,7 +1,7 @@
 //! The version tree as a graph, oldest first, in the manner of `git log --graph`: a line of snapshots goes straight down,
 //! and what branches off is indented before the line goes on. So a chain of thousands stays readable. The line of the
 //! volume that was asked about stays at the left; elsewhere the heaviest child continues its parent's line, so that the
-//! width grows with the logarithm of the family.
+//! width grows with the logarithm of the family. What has no parent is not below anything: all such but the heaviest are set off.
 //!
 //! ```text
 //! ○ web@monday
@@ -64,8 +64,13 @@ pub(crate) fn graph(nodes: &[Leaf]) -> Vec<(String, usize)> {
     let mut lines = Vec::with_capacity(nodes.len());
     // What is still to draw: a node, and what stands before it on its first line and on the lines after.
     let mut waiting: Vec<(usize, String, String)> = Vec::new();
-    let roots = nodes.iter().enumerate().rev().filter(|(_, node)| node.depth == 0);
-    waiting.extend(roots.map(|(root, _)| (root, String::new(), String::new())));
+    let roots: Vec<usize> = (0..nodes.len()).filter(|root| nodes[*root].depth == 0).collect();
+    let main = roots.iter().copied().max_by_key(|root| (weight[*root], Reverse(*root)));
+    waiting.extend(roots.into_iter().rev().map(|root| match main == Some(root) {
+        true => (root, String::new(), String::new()),
+        // Nothing above it is its parent.
+        false => (root, "╶─".to_owned(), "  ".to_owned()),
+    }));
     while let Some((index, first, rest)) = waiting.pop() {
         lines.push((format!("{first}{}", nodes[index].label), index));
         let heaviest = |child: &usize| (weight[*child], Reverse(*child));
@@ -123,6 +128,14 @@ mod tests {
         check(&[(0, "web@a"), (1, "web@b"), (2, "web")], &["○ web@a", "○ web@b", "● web"]);
         check(&[(0, "web")], &["● web"]);
         check(&[], &[]);
+    }
+
+    #[test]
+    fn what_has_no_parent_is_not_drawn_below_another() {
+        check(
+            &[(0, "lab@b"), (1, "lab@b2"), (0, "web@c"), (1, "web"), (0, "old@d")],
+            &["╶─○ lab@b", "  ○ lab@b2", "○ web@c", "● web", "╶─○ old@d"],
+        );
     }
 
     #[test]

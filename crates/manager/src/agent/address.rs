@@ -23,6 +23,8 @@ pub enum AgentAddress {
 impl AgentAddress {
     /// The client that connects there, and what its URLs begin with.
     pub(super) fn client(&self) -> Result<(reqwest::Client, String)> {
+        // Whoever was first has chosen; it is this one everywhere.
+        drop(rustls::crypto::ring::default_provider().install_default());
         let builder = reqwest::Client::builder().no_proxy();
         let (builder, base) = match self {
             // The host's collection of authorities takes a while to read, and nobody is asked for a certificate here.

@@ -106,6 +106,11 @@ impl Agent {
         self.get(&route::vm(vm)).await
     }
 
+    /// Whether a machine could be started like this, as far as that can be said before.
+    pub async fn check(&self, vm: VmId, wish: &StartVm) -> Result<()> {
+        self.post(&route::vm_act(vm, "check"), wish).await
+    }
+
     /// Starts a machine.
     pub async fn start(&self, vm: VmId, wish: &StartVm) -> Result<VmStatus> {
         self.put(&route::vm_act(vm, "run"), wish).await

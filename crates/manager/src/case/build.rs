@@ -18,7 +18,9 @@ pub(crate) fn content(spec: &DiskSpec) -> Result<CreateVolume> {
     }
     let source = match &spec.content {
         DiskContent::Empty if spec.size.is_none() => {
-            return Err(Error::new(ErrorKind::Invalid, "an empty disk needs a size"));
+            let disk = spec.name.as_ref().map_or_else(|| "a disk".to_owned(), |name| format!("disk {name}"));
+            let message = format!("{disk} has neither an image nor a size; give it one of them");
+            return Err(Error::new(ErrorKind::Invalid, message));
         }
         DiskContent::Empty => VolumeSource::Empty,
         DiskContent::Image { path, format } if path.starts_with('/') => {

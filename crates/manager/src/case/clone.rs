@@ -14,10 +14,7 @@ use crate::{Manager, Result};
 impl Manager {
     /// Makes machines of a snapshot, a template, or another machine.
     pub async fn clone_vm(&self, call: &Call, wish: CloneCreate) -> Result<JobRef> {
-        let said = ("clone", &wish);
-        if let Some(job) = self.repeated(call, &said).await? {
-            return Ok(job);
-        }
+        self.admit(&call.caller)?;
         let count = wish.count.unwrap_or(1);
         check_count(count)?;
         check_description(&wish.description)?;
@@ -50,6 +47,6 @@ impl Manager {
             found,
             loader,
         };
-        self.order::<CloneVm>(call, &said, order).await
+        self.order::<CloneVm>(call, order).await
     }
 }

@@ -44,10 +44,7 @@ impl Manager {
 
     /// Adds one.
     pub async fn attach_disk(&self, call: &Call, vm: VmId, wish: DiskAttach) -> Result<JobRef> {
-        let said = ("attach-disk", vm, &wish);
-        if let Some(job) = self.repeated(call, &said).await? {
-            return Ok(job);
-        }
+        self.admit(&call.caller)?;
         let content = content(&wish.disk)?;
         let host = self.agent.host().await?;
         let order = kind::AttachOrder {
@@ -59,26 +56,20 @@ impl Manager {
             content,
             read_only: wish.disk.read_only,
         };
-        self.order::<kind::DiskAttach>(call, &said, order).await
+        self.order::<kind::DiskAttach>(call, order).await
     }
 
     /// Takes one out. It goes for good unless a snapshot holds it.
     pub async fn detach_disk(&self, call: &Call, vm: VmId, disk: DiskId) -> Result<JobRef> {
-        let said = ("detach-disk", vm, disk);
-        if let Some(job) = self.repeated(call, &said).await? {
-            return Ok(job);
-        }
+        self.admit(&call.caller)?;
         let order = kind::DetachOrder { vm, expected: call.expected, disk };
-        self.order::<kind::DiskDetach>(call, &said, order).await
+        self.order::<kind::DiskDetach>(call, order).await
     }
 
     /// Sets its size.
     pub async fn resize_disk(&self, call: &Call, vm: VmId, disk: DiskId, wish: DiskResize) -> Result<JobRef> {
-        let said = ("resize-disk", vm, disk, &wish);
-        if let Some(job) = self.repeated(call, &said).await? {
-            return Ok(job);
-        }
+        self.admit(&call.caller)?;
         let order = kind::ResizeOrder { vm, expected: call.expected, disk, size: wish.size, shrink: wish.shrink };
-        self.order::<kind::DiskResize>(call, &said, order).await
+        self.order::<kind::DiskResize>(call, order).await
     }
 }

@@ -13,20 +13,14 @@ const EXTENTS: u32 = 10_000;
 impl Manager {
     /// Stores its memory smaller.
     pub async fn compress_snapshot(&self, call: &Call, snapshot: SnapshotId) -> Result<JobRef> {
-        let said = ("compress-snapshot", snapshot);
-        if let Some(job) = self.repeated(call, &said).await? {
-            return Ok(job);
-        }
-        self.order::<SnapshotCompress>(call, &said, ImageOrder { snapshot, expected: call.expected }).await
+        self.admit(&call.caller)?;
+        self.order::<SnapshotCompress>(call, ImageOrder { snapshot, expected: call.expected }).await
     }
 
     /// Verifies that all of it is there, and every page of its memory; the job fails if not.
     pub async fn verify_snapshot(&self, call: &Call, snapshot: SnapshotId) -> Result<JobRef> {
-        let said = ("verify-snapshot", snapshot);
-        if let Some(job) = self.repeated(call, &said).await? {
-            return Ok(job);
-        }
-        self.order::<SnapshotVerify>(call, &said, ImageOrder { snapshot, expected: call.expected }).await
+        self.admit(&call.caller)?;
+        self.order::<SnapshotVerify>(call, ImageOrder { snapshot, expected: call.expected }).await
     }
 
     /// What differs between the disks of two snapshots of a machine.

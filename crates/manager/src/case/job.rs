@@ -14,7 +14,7 @@ impl Manager {
     pub async fn list_jobs(&self, caller: &Caller, filter: &JobFilter, page: &PageRequest) -> Result<Page<JobView>> {
         self.admit(caller)?;
         let open = filter.active.then_some(true);
-        let filter = keyframe_catalog::JobFilter { state: filter.state, open, kind: None, vm: filter.vm };
+        let filter = keyframe_catalog::JobFilter { state: filter.state, open, kind: filter.kind, vm: filter.vm };
         let found = self.catalog.read().await?.jobs(&filter, &wanted(page)?).await?;
         Ok(answer(found, |job| job.id.to_string(), view))
     }

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::kind::hold::check_generation;
 use crate::kind::power::{PowerOrder, Stopping, VmStop};
-use crate::request::{Call, JobRef, StopRequest};
+use crate::request::{Call, JobRef};
 use crate::{Error, ErrorKind, Manager, Result};
 
 /// How long jobs that have lost their machine may take to end.
@@ -16,19 +16,12 @@ const END: Duration = Duration::from_secs(30);
 
 impl Manager {
     /// Stops a machine at once, whatever is being done to it.
-    pub(super) async fn stop_hard(
-        &self,
-        call: &Call,
-        vm: VmId,
-        wish: StopRequest,
-        mut act: Stopping,
-    ) -> Result<JobRef> {
-        let said = ("stop-vm", vm, wish);
+    pub(super) async fn stop_hard(&self, call: &Call, vm: VmId, mut act: Stopping) -> Result<JobRef> {
         let until = Instant::now() + END;
         let mut call = call.clone();
         loop {
             let order = PowerOrder { vm, expected: call.expected, act };
-            let refused = match self.order::<VmStop>(&call, &said, order).await {
+            let refused = match self.order::<VmStop>(&call, order).await {
                 Err(e) if e.kind == ErrorKind::Busy => e,
                 other => return other,
             };

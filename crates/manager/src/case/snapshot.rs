@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use keyframe_catalog::SnapshotPhase;
 use keyframe_model::agent::{Generation, Micros, SnapshotId, VmId};
-use keyframe_model::{Snapshot, SnapshotKind, Tag};
+use keyframe_model::{Name, Snapshot, SnapshotKind, Tag};
 
 use super::page::{answer, wanted};
-use crate::kind::hold::check_generation;
+use crate::kind::hold::{check_generation, of_snapshot};
 use crate::kind::snapshot_create as kind;
 use crate::kind::snapshot_delete::all_snapshots;
 use crate::request::{
@@ -39,7 +40,9 @@ impl Manager {
             name: filter.name.clone(),
             search: filter.search.clone(),
             tag: filter.tag.as_deref().map(str::parse::<Tag>).transpose()?,
-            ..keyframe_catalog::SnapshotFilter::default()
+            phase: filter.state.as_deref().map(phase).transpose()?,
+            kind: filter.kind,
+            automatic: filter.automatic,
         };
         let mut tx = self.catalog.read().await?;
         let found = tx.snapshots(&wish, &wanted(page)?).await?;
@@ -125,11 +128,8 @@ impl Manager {
 
     /// Takes one.
     pub async fn create_snapshot(&self, call: &Call, vm: VmId, wish: SnapshotCreate) -> Result<JobRef> {
-        let said = ("create-snapshot", vm, &wish);
-        if let Some(job) = self.repeated(call, &said).await? {
-            return Ok(job);
-        }
-        check_words(Some(&wish.description), Some(&wish.tags))?;
+        self.admit(&call.caller)?;
+        check_words(wish.name.as_ref(), Some(&wish.description), Some(&wish.tags))?;
         let deadline = wish.deadline.unwrap_or(HOLD);
         if !(SHORTEST..=LONGEST).contains(&deadline) {
             let message = "the deadline of a snapshot is 10 ms to 60 s: writes of the guest may be held for so long";
@@ -147,13 +147,13 @@ impl Manager {
             locked: wish.locked,
             most: self.max_snapshots,
         };
-        self.order::<kind::SnapshotCreate>(call, &said, order).await
+        self.order::<kind::SnapshotCreate>(call, order).await
     }
 
     /// Changes what is said about one.
     pub async fn update_snapshot(&self, call: &Call, id: SnapshotId, wish: SnapshotUpdate) -> Result<SnapshotView> {
         self.admit(&call.caller)?;
-        check_words(wish.description.as_ref(), wish.tags.as_ref())?;
+        check_words(wish.name.as_ref(), wish.description.as_ref(), wish.tags.as_ref())?;
         let mut tx = self.catalog.write().await?;
         let mut snapshot = tx.snapshot(id).await?;
         check_generation(snapshot.name.as_str(), snapshot.generation, call.expected)?;
@@ -168,15 +168,31 @@ impl Manager {
         if wish.keep {
             snapshot.expires = None;
         }
-        tx.update_snapshot(&mut snapshot).await?;
-        let current = tx.vm(snapshot.vm).await?.current == Some(id);
+        let vm = tx.vm(snapshot.vm).await?;
+        let name = snapshot.name.clone();
+        tx.update_snapshot(&mut snapshot).await.map_err(of_snapshot(&vm, &name))?;
+        let current = vm.current == Some(id);
         tx.commit().await?;
         Ok(view(snapshot, current, None))
     }
 }
 
-/// Whether what is said about something is not too much.
-fn check_words(description: Option<&String>, tags: Option<&Vec<Tag>>) -> Result<()> {
+fn phase(state: &str) -> Result<SnapshotPhase> {
+    Ok(match state {
+        "creating" => SnapshotPhase::Creating,
+        "ready" => SnapshotPhase::Ready,
+        "deleting" => SnapshotPhase::Deleting,
+        "error" => SnapshotPhase::Error,
+        other => {
+            let message = format!("'{}' is no state; say creating, ready, deleting or error", other.escape_debug());
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+    })
+}
+
+/// Whether what is said about a snapshot is not too much, and its name not taken for an identifier.
+fn check_words(name: Option<&Name>, description: Option<&String>, tags: Option<&Vec<Tag>>) -> Result<()> {
+    name.map_or(Ok(()), Name::check_new)?;
     check_description(description.map_or("", String::as_str))?;
     if tags.is_some_and(|tags| tags.len() > MAX_TAGS) {
         return Err(Error::new(ErrorKind::Limit, format!("a snapshot has at most {MAX_TAGS} tags")));

@@ -46,15 +46,12 @@ impl Manager {
 
     /// Makes one.
     pub async fn create_template(&self, call: &Call, wish: TemplateCreate) -> Result<JobRef> {
-        let said = ("create-template", &wish);
-        if let Some(job) = self.repeated(call, &said).await? {
-            return Ok(job);
-        }
+        self.admit(&call.caller)?;
         check_description(&wish.description)?;
         wish.name.check_new()?;
         let (name, description) = (wish.name.clone(), wish.description.clone());
         let order = kind::TemplateOrder { name, description, source: wish.source, expected: call.expected };
-        self.order::<kind::TemplateCreate>(call, &said, order).await
+        self.order::<kind::TemplateCreate>(call, order).await
     }
 
     /// Changes what is said about one.
@@ -74,12 +71,9 @@ impl Manager {
 
     /// Deletes one; machines made of it stay whole.
     pub async fn delete_template(&self, call: &Call, template: TemplateId) -> Result<JobRef> {
-        let said = ("delete-template", template);
-        if let Some(job) = self.repeated(call, &said).await? {
-            return Ok(job);
-        }
+        self.admit(&call.caller)?;
         let order = kind::TemplateDeleteOrder { template, expected: call.expected };
-        self.order::<kind::TemplateDelete>(call, &said, order).await
+        self.order::<kind::TemplateDelete>(call, order).await
     }
 }
 

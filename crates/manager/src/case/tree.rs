@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use keyframe_model::agent::{Bytes, HostInfo, MemoryState, Micros, SnapshotId, VmId};
+use keyframe_model::agent::{Bytes, Generation, HostInfo, MemoryState, Micros, SnapshotId, VmId};
 use keyframe_model::apply::ApplyPlan;
 use keyframe_model::memory::Loader;
-use keyframe_model::{Hardware, Name, Snapshot, delete};
+use keyframe_model::{Hardware, JobKind, Name, Snapshot, delete};
 
 use crate::kind::apply::{ApplyOrder, SnapshotApply, preview};
-use crate::kind::snapshot_delete::{SnapshotDelete, SnapshotDeleteOrder, doomed_snapshots};
+use crate::kind::snapshot_delete::{self, Deletion, SnapshotDelete, SnapshotDeleteOrder};
 use crate::request::{
     Apply, ApplyPlanView, Call, DeletePlanView, DiskChange, Outcome, PlanView, SnapshotDelete as DeleteWish,
     SnapshotName,
@@ -21,20 +21,14 @@ const KEEP: Micros = Micros(7 * 24 * 3600 * 1_000_000);
 impl Manager {
     /// Takes its machine to it; a plan only, if `dry_run`.
     pub async fn apply_snapshot(&self, call: &Call, snapshot: SnapshotId, wish: Apply) -> Result<Outcome<PlanView>> {
-        let said = ("apply-snapshot", snapshot, &wish);
-        if let Some(job) = self.repeated(call, &said).await? {
-            return Ok(Outcome::Job(job));
-        }
+        self.admit(&call.caller)?;
         let snapshot = self.catalog.read().await?.snapshot(snapshot).await?;
-        self.apply(call, &said, &snapshot, &wish).await
+        self.apply(call, &snapshot, &wish, (None, call.expected)).await
     }
 
     /// Takes a machine to the snapshot that its state descends from; a plan only, if `dry_run`.
     pub async fn revert_vm(&self, call: &Call, vm: VmId, wish: Apply) -> Result<Outcome<PlanView>> {
-        let said = ("revert-vm", vm, &wish);
-        if let Some(job) = self.repeated(call, &said).await? {
-            return Ok(Outcome::Job(job));
-        }
+        self.admit(&call.caller)?;
         let mut tx = self.catalog.read().await?;
         let vm = tx.vm(vm).await?;
         let Some(current) = vm.current else {
@@ -43,16 +37,18 @@ impl Manager {
         };
         let snapshot = tx.snapshot(current).await?;
         drop(tx);
-        self.apply(call, &said, &snapshot, &wish).await
+        self.apply(call, &snapshot, &wish, (call.expected, None)).await
     }
 
+    /// `expected` are the generations of machine and snapshot.
     async fn apply(
         &self,
         call: &Call,
-        said: &impl serde::Serialize,
         snapshot: &Snapshot,
         wish: &Apply,
+        expected: (Option<Generation>, Option<Generation>),
     ) -> Result<Outcome<PlanView>> {
+        wish.keep_name.as_ref().map_or(Ok(()), Name::check_new)?;
         let keep_for = wish.keep_for.unwrap_or(KEEP);
         if keep_for.0 == 0 {
             let message = "a snapshot kept for no time is none; say discard_current to keep nothing";
@@ -62,8 +58,9 @@ impl Manager {
         let (memory, host) = self.memory(snapshot, wants_memory).await?;
         let order = ApplyOrder {
             vm: snapshot.vm,
-            expected: call.expected,
+            expected: expected.0,
             snapshot: snapshot.id,
+            expected_snapshot: expected.1,
             discard: wish.discard_current,
             keep_name: wish.keep_name.clone(),
             keep_memory: wish.keep_memory,
@@ -77,7 +74,7 @@ impl Manager {
         if wish.dry_run {
             return Ok(Outcome::Done(PlanView::Apply(self.apply_preview(snapshot, &order).await?)));
         }
-        Ok(Outcome::Job(self.order::<SnapshotApply>(call, said, order).await?))
+        Ok(Outcome::Job(self.order::<SnapshotApply>(call, order).await?))
     }
 
     /// A snapshot's memory as the host finds it, and the host, where it matters.
@@ -102,7 +99,9 @@ impl Manager {
         let keeps_until = plan.keep.as_ref().map(|_| order.keep_until());
         let hardware = differences(&vm.hardware, &plan.hardware);
         let ApplyPlan { keep, keep_memory, lost_memory, stop, disks, memory, ends, .. } = plan;
-        let obstacles = objections.into_iter().map(|error| error.message).collect();
+        let mut obstacles: Vec<String> =
+            self.engine.room_for(JobKind::SnapshotApply).err().into_iter().map(text).collect();
+        obstacles.extend(objections.into_iter().map(text));
         let disks = disks.into_iter().map(|(id, name, fate)| DiskChange { id, name, fate }).collect();
         let snapshot = SnapshotName { id: snapshot.id, name: snapshot.name.clone() };
         Ok(ApplyPlanView {
@@ -128,43 +127,29 @@ impl Manager {
         snapshot: SnapshotId,
         wish: DeleteWish,
     ) -> Result<Outcome<PlanView>> {
-        let said = ("delete-snapshot", snapshot, wish);
-        if let Some(job) = self.repeated(call, &said).await? {
-            return Ok(Outcome::Job(job));
-        }
+        self.admit(&call.caller)?;
         let vm = self.catalog.read().await?.snapshot(snapshot).await?.vm;
         let doomed = if wish.subtree { delete::Doomed::Subtree(snapshot) } else { delete::Doomed::One(snapshot) };
-        self.delete(call, &said, vm, doomed, wish.dry_run).await
+        self.delete(call, vm, doomed, wish.dry_run).await
     }
 
     /// Deletes all of a machine; a plan only, if `dry_run`.
     pub async fn delete_snapshots(&self, call: &Call, vm: VmId, dry_run: bool) -> Result<Outcome<PlanView>> {
-        let said = ("delete-snapshots", vm, dry_run);
-        if let Some(job) = self.repeated(call, &said).await? {
-            return Ok(Outcome::Job(job));
-        }
-        self.delete(call, &said, vm, delete::Doomed::All, dry_run).await
+        self.admit(&call.caller)?;
+        self.delete(call, vm, delete::Doomed::All, dry_run).await
     }
 
-    async fn delete(
-        &self,
-        call: &Call,
-        said: &impl serde::Serialize,
-        vm: VmId,
-        doomed: delete::Doomed,
-        dry_run: bool,
-    ) -> Result<Outcome<PlanView>> {
-        if dry_run {
-            return Ok(Outcome::Done(PlanView::Delete(self.delete_preview(vm, doomed).await?)));
-        }
+    async fn delete(&self, call: &Call, vm: VmId, doomed: delete::Doomed, dry_run: bool) -> Result<Outcome<PlanView>> {
         let order = SnapshotDeleteOrder { vm, doomed, expected: call.expected };
-        Ok(Outcome::Job(self.order::<SnapshotDelete>(call, said, order).await?))
+        if dry_run {
+            return Ok(Outcome::Done(PlanView::Delete(self.delete_preview(&order).await?)));
+        }
+        Ok(Outcome::Job(self.order::<SnapshotDelete>(call, order).await?))
     }
 
-    async fn delete_preview(&self, vm: VmId, doomed: delete::Doomed) -> Result<DeletePlanView> {
+    async fn delete_preview(&self, order: &SnapshotDeleteOrder) -> Result<DeletePlanView> {
         let mut tx = self.catalog.read().await?;
-        let vm = tx.vm(vm).await?;
-        let snapshots = doomed_snapshots(&mut tx, vm.id, doomed).await?;
+        let Deletion { vm, snapshots, objections, .. } = snapshot_delete::preview(&mut tx, order).await?;
         let owners: Vec<_> = snapshots.iter().map(|s| keyframe_catalog::Owner::Snapshot(s.id)).collect();
         let volumes = tx.unreferenced_without(&owners).await?;
         let tree = tx.tree(vm.id).await?;
@@ -174,24 +159,26 @@ impl Manager {
         drop(tx);
         let named = |id: &SnapshotId| names.get(id).map(|name| SnapshotName { id: *id, name: name.clone() });
         let memory = snapshots.iter().map(space::stored).sum();
-        let mut obstacles: Vec<String> = delete::objections(&snapshots).into_iter().map(|r| r.message).collect();
-        if let keyframe_model::VmState::Busy { activity, job, .. } = &vm.state {
-            obstacles.push(format!("{} is {}; wait for job {job}", vm.name, activity.participle()));
-        }
         Ok(DeletePlanView {
             loses_memory: Bytes(0),
             removed: removal.removed.iter().filter_map(named).collect(),
             moved: removal.moved.iter().filter_map(|(id, _)| named(id)).collect(),
+            current_changes: removal.current.is_some(),
             current: removal.current.flatten().as_ref().and_then(named),
             would_free: space::would_free(&self.agent, &snapshots, &volumes).await? + memory,
             memory,
             volumes,
-            obstacles,
+            obstacles: objections.into_iter().map(text).collect(),
         })
     }
 }
 
-/// What changes besides disks, for people.
+/// What stands in the way, in the words of the refusal.
+pub(super) fn text(objection: Error) -> String {
+    objection.message
+}
+
+/// What changes besides what is on disks, for people.
 fn differences(now: &Hardware, then: &Hardware) -> Vec<String> {
     let mut all = Vec::new();
     if now.cpus != then.cpus {
@@ -199,6 +186,12 @@ fn differences(now: &Hardware, then: &Hardware) -> Vec<String> {
     }
     if now.memory != then.memory {
         all.push(format!("{} bytes of memory instead of {}", then.memory, now.memory));
+    }
+    for disk in &then.disks {
+        if let Some(size) = now.disks.iter().find(|of| of.id == disk.id).map(|of| of.size).filter(|&of| of != disk.size)
+        {
+            all.push(format!("{} bytes of disk {} instead of {size}", disk.size, disk.name));
+        }
     }
     if now.nics != then.nics {
         all.push("other network interfaces".to_owned());

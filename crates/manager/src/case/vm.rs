@@ -3,15 +3,15 @@
 use keyframe_catalog::{Transaction, VmPhase};
 use keyframe_model::agent::{Bytes, CreateVolume, Micros, VmId, VmStatus, VolumeRef, VolumeSource};
 use keyframe_model::copy::{NicPolicy, copy};
-use keyframe_model::{Activity, Hardware, Name, Rest, Snapshot, Vm, VmState, delete};
+use keyframe_model::{Activity, Hardware, Name, Rest, Vm, VmState};
 
 use super::build::{add_disk, add_variables, check, empty, nics, usual_nic};
 use super::page::{answer, wanted};
+use super::tree::text;
 use crate::kind::configure::{ConfigureOrder, VmConfigure};
 use crate::kind::fresh::Random;
 use crate::kind::hold::check_generation;
 use crate::kind::power::{self, Plain, PowerOrder, Starting, Stopping};
-use crate::kind::snapshot_delete::all_snapshots;
 use crate::kind::source::Source;
 use crate::kind::{vm_create, vm_delete};
 use crate::request::{
@@ -81,10 +81,12 @@ impl Manager {
 
     /// Makes a machine.
     pub async fn create_vm(&self, call: &Call, wish: VmCreate) -> Result<JobRef> {
-        if let Some(job) = self.repeated(call, &("create-vm", &wish)).await? {
-            return Ok(job);
-        }
+        self.admit(&call.caller)?;
         wish.name.check_new()?;
+        if wish.source.is_none() && call.expected.is_some() {
+            let message = "a machine that is made of nothing has no generation to compare with; expect none";
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
         let host = self.agent.host().await?;
         let (mut hardware, mut contents, source) = match wish.source {
             None => (Hardware { machine_type: host.machine_type.clone(), ..empty() }, Vec::new(), None),
@@ -107,9 +109,10 @@ impl Manager {
         hardware.cloud_init = wish.cloud_init.clone().or(hardware.cloud_init);
         hardware.direct_boot = wish.direct_boot.clone().or(hardware.direct_boot);
         check(&hardware)?;
-        let (name, description, start) = (wish.name.clone(), wish.description.clone(), wish.start);
-        let order = vm_create::VmCreateOrder { name, description, hardware, contents, source, start };
-        self.order::<vm_create::VmCreate>(call, &("create-vm", &wish), order).await
+        let VmCreate { name, description, start, .. } = wish;
+        let expected = call.expected;
+        let order = vm_create::VmCreateOrder { name, description, hardware, contents, source, expected, start };
+        self.order::<vm_create::VmCreate>(call, order).await
     }
 
     /// What a machine made of something else starts from.
@@ -136,10 +139,7 @@ impl Manager {
 
     /// Changes a machine: its name and description at once, its hardware by a job.
     pub async fn update_vm(&self, call: &Call, vm: VmId, wish: VmUpdate) -> Result<Outcome<VmView>> {
-        let said = ("update-vm", vm, &wish);
-        if let Some(job) = self.repeated(call, &said).await? {
-            return Ok(Outcome::Job(job));
-        }
+        self.admit(&call.caller)?;
         wish.name.as_ref().map_or(Ok(()), Name::check_new)?;
         let mut tx = self.catalog.write().await?;
         let mut now = tx.vm(vm).await?;
@@ -157,98 +157,77 @@ impl Manager {
         now.allows(Activity::Reconfiguring)?;
         let nics = wish.nics.as_ref().map(|wished| nics(&now.hardware.nics, wished)).transpose()?;
         let order = ConfigureOrder { vm, expected: None, cpus: wish.cpus, memory: wish.memory, nics };
-        Ok(Outcome::Job(self.order_in::<VmConfigure>(tx, call, &said, order).await?))
+        Ok(Outcome::Job(self.order_in::<VmConfigure>(tx, call, order).await?))
     }
 
     /// Starts it.
     pub async fn start_vm(&self, call: &Call, vm: VmId, wish: StartRequest) -> Result<JobRef> {
-        let said = ("start-vm", vm, wish);
-        if let Some(job) = self.repeated(call, &said).await? {
-            return Ok(job);
-        }
+        self.admit(&call.caller)?;
         let order = PowerOrder { vm, expected: call.expected, act: Starting { paused: wish.paused } };
-        self.order::<power::VmStart>(call, &said, order).await
+        self.order::<power::VmStart>(call, order).await
     }
 
     /// Stops it.
     pub async fn stop_vm(&self, call: &Call, vm: VmId, wish: StopRequest) -> Result<JobRef> {
-        let said = ("stop-vm", vm, wish);
-        if let Some(job) = self.repeated(call, &said).await? {
-            return Ok(job);
-        }
+        self.admit(&call.caller)?;
         if wish.hard && wish.never_hard {
             return Err(Error::new(ErrorKind::Invalid, "a stop is either hard or never hard, not both"));
         }
         let deadline = wish.deadline.unwrap_or(SHUTDOWN);
         let act = Stopping { hard: wish.hard, deadline, then_hard: !wish.never_hard, even_if_off: false };
         if wish.hard {
-            return self.stop_hard(call, vm, wish, act).await;
+            return self.stop_hard(call, vm, act).await;
         }
-        self.order::<power::VmStop>(call, &said, PowerOrder { vm, expected: call.expected, act }).await
+        self.order::<power::VmStop>(call, PowerOrder { vm, expected: call.expected, act }).await
     }
 
     /// Lets its processors stand still.
     pub async fn pause_vm(&self, call: &Call, vm: VmId) -> Result<JobRef> {
-        let said = ("pause-vm", vm);
-        if let Some(job) = self.repeated(call, &said).await? {
-            return Ok(job);
-        }
-        self.order::<power::VmPause>(call, &said, PowerOrder { vm, expected: call.expected, act: Plain }).await
+        self.admit(&call.caller)?;
+        self.order::<power::VmPause>(call, PowerOrder { vm, expected: call.expected, act: Plain }).await
     }
 
     /// Lets them go on.
     pub async fn resume_vm(&self, call: &Call, vm: VmId) -> Result<JobRef> {
-        let said = ("resume-vm", vm);
-        if let Some(job) = self.repeated(call, &said).await? {
-            return Ok(job);
-        }
-        self.order::<power::VmResume>(call, &said, PowerOrder { vm, expected: call.expected, act: Plain }).await
+        self.admit(&call.caller)?;
+        self.order::<power::VmResume>(call, PowerOrder { vm, expected: call.expected, act: Plain }).await
     }
 
     /// Presses the reset button.
     pub async fn reset_vm(&self, call: &Call, vm: VmId) -> Result<JobRef> {
-        let said = ("reset-vm", vm);
-        if let Some(job) = self.repeated(call, &said).await? {
-            return Ok(job);
-        }
-        self.order::<power::VmReset>(call, &said, PowerOrder { vm, expected: call.expected, act: Plain }).await
+        self.admit(&call.caller)?;
+        self.order::<power::VmReset>(call, PowerOrder { vm, expected: call.expected, act: Plain }).await
     }
 
     /// Deletes it with its snapshots; a plan only, if `dry_run`.
     pub async fn delete_vm(&self, call: &Call, vm: VmId, wish: VmDelete) -> Result<Outcome<PlanView>> {
-        let said = ("delete-vm", vm, wish);
-        if let Some(job) = self.repeated(call, &said).await? {
-            return Ok(Outcome::Job(job));
-        }
-        if wish.dry_run {
-            return Ok(Outcome::Done(PlanView::Delete(self.vm_deletion(vm, wish.force).await?)));
-        }
+        self.admit(&call.caller)?;
         let order = vm_delete::VmDeleteOrder { vm, expected: call.expected, force: wish.force };
-        Ok(Outcome::Job(self.order::<vm_delete::VmDelete>(call, &said, order).await?))
+        if wish.dry_run {
+            return Ok(Outcome::Done(PlanView::Delete(self.vm_deletion(&order).await?)));
+        }
+        Ok(Outcome::Job(self.order::<vm_delete::VmDelete>(call, order).await?))
     }
 
-    async fn vm_deletion(&self, vm: VmId, force: bool) -> Result<DeletePlanView> {
+    async fn vm_deletion(&self, order: &vm_delete::VmDeleteOrder) -> Result<DeletePlanView> {
         let mut tx = self.catalog.read().await?;
-        let vm = tx.vm(vm).await?;
-        let snapshots: Vec<Snapshot> = all_snapshots(&mut tx, vm.id).await?.into_values().rev().collect();
+        let vm_delete::Deletion { vm, snapshots, objections, .. } = vm_delete::preview(&mut tx, order).await?;
         let mut owners: Vec<_> = snapshots.iter().map(|s| keyframe_catalog::Owner::Snapshot(s.id)).collect();
         owners.push(keyframe_catalog::Owner::Vm(vm.id));
         let volumes = tx.unreferenced_without(&owners).await?;
         drop(tx);
         let memory = snapshots.iter().map(space::stored).sum();
-        let mut obstacles: Vec<String> = vm.allows(Activity::Deleting).err().into_iter().map(|r| r.message).collect();
-        obstacles.extend(vm_delete::unforced(&vm, force).err().map(|e| e.message));
-        obstacles.extend(delete::objections(&snapshots).into_iter().map(|refusal| refusal.message));
         let runs = matches!(vm.state, VmState::At { rest: Rest::Running | Rest::Paused { .. } });
         Ok(DeletePlanView {
             loses_memory: if runs { vm.hardware.memory } else { Bytes(0) },
             removed: snapshots.iter().map(|s| SnapshotName { id: s.id, name: s.name.clone() }).collect(),
             moved: Vec::new(),
+            current_changes: false,
             current: None,
             would_free: space::would_free(&self.agent, &snapshots, &volumes).await? + memory,
             memory,
             volumes,
-            obstacles,
+            obstacles: objections.into_iter().map(text).collect(),
         })
     }
 }
@@ -286,8 +265,8 @@ fn view(vm: Vm, status: Option<VmStatus>, deleting: bool) -> VmView {
         }
     }
     notices.extend(vm.notice.iter().map(|notice| notice.text.clone()));
-    if let VmState::Error { reason } = &vm.state {
-        notices.push(format!("in error: {reason}; stop it, apply a snapshot to it, or delete it"));
+    if let VmState::Error { trouble } = &vm.state {
+        notices.push(format!("in error: {}; {}", trouble.reason, trouble.ways_out()));
     }
     VmView { allowed: vm.allowed(deleting), vm, snapshots: None, current_name: None, status, space: None, notices }
 }

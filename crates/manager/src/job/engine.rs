@@ -8,8 +8,8 @@ use keyframe_catalog::PageOf;
 use keyframe_catalog::{Catalog, Job, SnapshotFilter, Transaction};
 use keyframe_model::agent::{Generation, JobId, Timestamp, VmId};
 use keyframe_model::{
-    JobEvent, JobState, Progress, Refusal, RefusalKind, SnapshotEvent, SnapshotState, TemplateEvent, TemplateState,
-    VmEvent, VmState,
+    JobEvent, JobKind, JobState, Progress, Refusal, RefusalKind, SnapshotEvent, SnapshotState, TemplateEvent,
+    TemplateState, VmEvent, VmState,
 };
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -111,9 +111,7 @@ impl Engine {
     /// Orders a job as part of a transaction. After an error the transaction must be dropped; after its commit the job must be
     /// woken.
     pub async fn enqueue<K: Kind>(&self, tx: &mut Transaction, caller: &str, order: K::Order) -> Result<JobId> {
-        if K::KIND.takes_room() && self.inner.catalog.is_short_of_room() {
-            return Err(Error::new(ErrorKind::NoSpace, FULL));
-        }
+        self.room_for(K::KIND)?;
         let id = JobId::new();
         let begun = self.inner.registry.typed::<K>()?.begin(tx, id, order).await?;
         let plan = serde_json::to_value(&begun.plan).map_err(|e| Error {
@@ -146,6 +144,14 @@ impl Engine {
         })
         .await?;
         Ok(id)
+    }
+
+    /// Refuses what needs room while the catalog has none to spare.
+    pub(crate) fn room_for(&self, kind: JobKind) -> Result<()> {
+        if kind.takes_room() && self.inner.catalog.is_short_of_room() {
+            return Err(Error::new(ErrorKind::NoSpace, FULL));
+        }
+        Ok(())
     }
 
     /// Sets a task to work on the job, unless one is.

@@ -40,3 +40,4 @@ pub use engine::{Engine, Limits};
 pub use kind::{Begun, Ending, Kind, Outcome};
 pub use registry::Registry;
 pub use step::{Probe, Step};
+pub(crate) use words::named;

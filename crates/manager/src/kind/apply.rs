@@ -5,7 +5,7 @@
 //!    ▲          ▲                                     ▲           ▲                 ▲     └─► delete what nobody needs now
 //!    └──────────┴─── undone in the opposite order ────┴───────────┴─────────────────┘
 //! ```
-//! The instant is taken in any case, so that a failure on the way takes everything back; if the caller wants what is given
+//! Before a guest is given up the host is asked whether it can start what comes instead. The instant is taken in any case, so that a failure on the way takes everything back; if the caller wants what is given
 //! up discarded, it is deleted at the end. Unless the caller says otherwise the memory of a guest is in it, so that the way back
 //! goes on where the guest was; without it the guest starts anew, and a notice on machine and job says so. The guest stands still
 //! from before the instant, so nothing that it wrote is lost between it and the stop. A machine in error is stopped first,
@@ -14,7 +14,7 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use keyframe_catalog::Transaction;
+use keyframe_catalog::{Mode, Resource, Transaction};
 use keyframe_model::agent::{
     Bytes, Generation, InstantReport, JobId, MemoryState, Micros, Power, Quiesce, SnapshotId, StartFrom, StartVm,
     StopHow, TakeInstant, Timestamp, VmId, VolumeRef,
@@ -23,15 +23,17 @@ use keyframe_model::apply::{ApplyPlan, ApplyWish, DiskFate, MemoryUse, plan};
 use keyframe_model::memory::Loader;
 use keyframe_model::{
     Activity, JobKind, Name, Notice, Rest, Snapshot, SnapshotEvent, SnapshotKind, SnapshotOrigin, SnapshotState, Vm,
-    VmEvent, VmState, numbered,
+    VmState, numbered,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::hold::{PAUSED, hold_snapshot, leave_vm, rest_of, take_vm, vm_event};
+use super::hold::{PAUSED, add_holders, check_generation, hold_snapshot, leave_vm, locks, rest_of, take_vm, vm_event};
 use super::snapshot_create::{instant_of, names, room};
-use super::step::{DeleteInstants, DeleteVolumes, Instant, Output, Pause, Revert, Start, Stop, outputs, power, report};
+use super::step::{
+    Check, DeleteInstants, DeleteVolumes, Instant, Output, Pause, Revert, Start, Stop, outputs, power, report,
+};
 use crate::agent::Agent;
 use crate::job::{Begun, Ending, Kind, Outcome, Step};
 use crate::{Error, Result};
@@ -42,8 +44,11 @@ const HOLD: Micros = Micros(5_000_000);
 /// A snapshot to be applied.
 pub(crate) struct ApplyOrder {
     pub(crate) vm: VmId,
+    /// Of the machine.
     pub(crate) expected: Option<Generation>,
     pub(crate) snapshot: SnapshotId,
+    /// Of the snapshot.
+    pub(crate) expected_snapshot: Option<Generation>,
     pub(crate) discard: bool,
     pub(crate) keep_name: Option<Name>,
     pub(crate) keep_memory: bool,
@@ -75,8 +80,6 @@ pub(crate) struct ApplyJob {
     plan: ApplyPlan,
     /// What it did before; absent if it was in error.
     before: Option<Rest>,
-    /// Why it was in error.
-    error: String,
     /// The instant of what is given up.
     keep: SnapshotId,
     instant: TakeInstant,
@@ -86,6 +89,9 @@ pub(crate) struct ApplyJob {
     /// Those that were in the machine, and those that come back.
     reverts: Vec<(VolumeRef, Option<SnapshotId>)>,
     start: Option<StartVm>,
+    /// The host is asked first whether it can start it: there is a guest to lose.
+    #[serde(default)]
+    checks: bool,
 }
 
 impl ApplyJob {
@@ -134,6 +140,11 @@ pub(crate) async fn preview(tx: &mut Transaction, vm: &Vm, order: &ApplyOrder) -
     if plan.keep.is_some() {
         objections.extend(room(tx, vm, order.most).await.err());
     }
+    objections.extend(check_generation(vm.name.as_str(), vm.generation, order.expected).err());
+    objections.extend(check_generation(snapshot.name.as_str(), snapshot.generation, order.expected_snapshot).err());
+    let mut wanted = locks(vm.id, Activity::Applying);
+    wanted.push((Resource::Snapshot(snapshot.id), Mode::Shared));
+    add_holders(tx, &wanted, &mut objections).await?;
     Ok((plan, objections))
 }
 
@@ -177,6 +188,9 @@ impl Kind for SnapshotApply {
         let mut steps: Vec<Box<dyn Step>> = Vec::new();
         match plan.before {
             Some(Rest::Running | Rest::Paused { .. }) => {
+                if let Some(wish) = plan.start.clone().filter(|_| plan.checks) {
+                    steps.push(Box::new(Check { agent: agent(), vm, wish }));
+                }
                 if plan.pauses() {
                     steps.push(Box::new(Pause { agent: agent(), vm, name, generation }));
                 }
@@ -220,10 +234,7 @@ impl Kind for SnapshotApply {
             (Some(_), Some(power)) => rest_of(&power),
             (Some(_) | None, _) => plan.plan.ends,
         };
-        let event = match job.outcome {
-            Outcome::Undone { .. } if plan.before.is_none() => VmEvent::Broke(plan.error.clone()),
-            outcome @ (Outcome::Done | Outcome::Undone { .. } | Outcome::Broken { .. }) => vm_event(outcome, rest),
-        };
+        let event = vm_event(job.outcome, rest);
         let cut_off = matches!(job.outcome, Outcome::Undone { .. }) && plan.cuts_off() && stopped(&left);
         let notice = cut_off.then(|| {
             format!(
@@ -251,7 +262,7 @@ impl Kind for SnapshotApply {
 async fn finish_kept(tx: &mut Transaction, job: &Ending<'_, ApplyJob>, report: Option<InstantReport>) -> Result<()> {
     let plan = job.plan;
     // Its step leaves it alone if it is needed; it is undone after those that follow it.
-    let at = usize::from(plan.pauses() || plan.before.is_none());
+    let at = usize::from(plan.checks) + usize::from(plan.pauses() || plan.before.is_none());
     let report = report.filter(|_| job.done(at) || job.stuck_after(at));
     match (&plan.plan.keep, job.outcome, report) {
         (None, Outcome::Done | Outcome::Undone { .. }, _) | (None, Outcome::Broken { .. }, None) => {}
@@ -315,15 +326,13 @@ fn decide(vm: &Vm, before: &VmState, snapshot: &Snapshot, plan: ApplyPlan) -> Ap
             VmState::At { rest } => Some(*rest),
             VmState::Busy { .. } | VmState::Error { .. } | VmState::Gone => None,
         },
-        error: match before {
-            VmState::Error { reason } => reason.clone(),
-            VmState::At { .. } | VmState::Busy { .. } | VmState::Gone => String::new(),
-        },
         keep,
         instant: instant_of(vm, keep_memory.is_some(), Quiesce::No, HOLD),
         keep_memory,
         back,
         reverts: reverts.collect(),
+        checks: plan.ends == Rest::Running
+            && matches!(before, VmState::At { rest: Rest::Running | Rest::Paused { .. } }),
         start: (plan.ends == Rest::Running).then_some(start),
         plan,
     }

@@ -36,6 +36,7 @@ const TELL: Micros = Micros(10_000_000);
 /// Machines to be made.
 pub(crate) struct CloneOrder {
     pub(crate) origin: Origin,
+    /// Of the origin.
     pub(crate) expected: Option<Generation>,
     pub(crate) names: Vec<Name>,
     pub(crate) description: String,
@@ -110,7 +111,7 @@ impl Kind for CloneVm {
         let (original, instant) = match order.origin {
             Origin::Vm(vm) => take(tx, job, vm, &order).await?,
             Origin::Kept(source) => {
-                source.hold(tx, job).await?;
+                source.hold(tx, job, order.expected).await?;
                 (kept(tx, source, &order).await?, None)
             }
         };
@@ -123,7 +124,7 @@ impl Kind for CloneVm {
                 name: name.clone(),
                 description: order.description.clone(),
                 generation: FIRST,
-                state: VmState::Busy { from: None, activity: Activity::Creating, job },
+                state: VmState::Busy { from: None, error: None, activity: Activity::Creating, job },
                 created: Timestamp::now(),
                 hardware: copy.hardware.clone(),
                 current: None,

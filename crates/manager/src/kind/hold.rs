@@ -5,7 +5,7 @@
 
 use keyframe_catalog::{Mode, Resource, Transaction};
 use keyframe_model::agent::{Generation, JobId, PauseReason, Power, VmId};
-use keyframe_model::{Activity, Rest, Snapshot, Vm, VmEvent, VmState};
+use keyframe_model::{Activity, Name, Rest, Snapshot, Vm, VmEvent, VmState};
 
 use crate::job::Outcome;
 use crate::{Error, ErrorKind, Result};
@@ -18,6 +18,17 @@ pub(crate) fn check_generation(what: &str, has: Generation, expected: Option<Gen
             Err(Error::new(ErrorKind::Stale, message))
         }
         Some(_) | None => Ok(()),
+    }
+}
+
+/// The same failure; a name that is taken, with the machine where it is.
+pub(crate) fn of_snapshot<'a>(vm: &'a Vm, name: &'a Name) -> impl FnOnce(keyframe_catalog::Error) -> Error + 'a {
+    move |e| match e.kind {
+        keyframe_catalog::ErrorKind::Taken => Error::new(
+            ErrorKind::Taken,
+            format!("{} has a snapshot named {name} already; choose another name", vm.name),
+        ),
+        _ => e.into(),
     }
 }
 
@@ -39,16 +50,35 @@ pub(crate) async fn take_vm(
 /// The same for a machine that is off, whose state would refuse what does no harm.
 pub(crate) async fn take_idle_vm(tx: &mut Transaction, job: JobId, vm: VmId, activity: Activity) -> Result<Vm> {
     let mut vm = tx.vm(vm).await?;
-    vm.state = VmState::Busy { from: Some(Rest::Stopped), activity, job };
+    vm.state = VmState::Busy { from: Some(Rest::Stopped), error: None, activity, job };
     hold_vm(tx, job, &mut vm, activity).await?;
     Ok(vm)
 }
 
 async fn hold_vm(tx: &mut Transaction, job: JobId, vm: &mut Vm, activity: Activity) -> Result<()> {
     tx.update_vm(vm).await?;
-    tx.lock(job, &[(Resource::Vm(vm.id), Mode::Exclusive)]).await?;
-    if activity.holds_tree() {
-        tx.lock(job, &[(Resource::Tree(vm.id), Mode::Exclusive)]).await?;
+    tx.lock(job, &locks(vm.id, activity)).await?;
+    Ok(())
+}
+
+/// What is locked of a machine.
+pub(crate) fn locks(vm: VmId, activity: Activity) -> Vec<(Resource, Mode)> {
+    let mut all = vec![(Resource::Vm(vm), Mode::Exclusive)];
+    all.extend(activity.holds_tree().then_some((Resource::Tree(vm), Mode::Exclusive)));
+    all
+}
+
+/// Adds to what stands in the way of a job the jobs that have what it would lock, unless they are named already.
+pub(crate) async fn add_holders(
+    tx: &mut Transaction,
+    wanted: &[(Resource, Mode)],
+    objections: &mut Vec<Error>,
+) -> Result<()> {
+    for (job, error) in tx.in_the_way(wanted).await? {
+        let job = job.to_string();
+        if !objections.iter().any(|known| known.message.contains(&job)) {
+            objections.push(error.into());
+        }
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use keyframe_model::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::hold::{leave_vm, reason, rest_before, take_vm, vm_event};
+use super::hold::{leave_vm, of_snapshot, reason, rest_before, take_vm, vm_event};
 use super::step::{Instant, outputs, report};
 use crate::agent::Agent;
 use crate::job::{Begun, Ending, Kind, Outcome, Step};
@@ -80,6 +80,14 @@ impl Kind for SnapshotCreate {
             let message = format!("{} is stopped, so it has no memory; snapshot its disks only, or start it", vm.name);
             return Err(Error::new(ErrorKind::State, message));
         }
+        if order.quiesce == Quiesce::Required && order.kind.has_memory() {
+            let message = format!(
+                "a snapshot of {} with memory cannot be quiesced: its file systems would be frozen in the memory; \
+                 take it without memory, or without quiescing",
+                vm.name
+            );
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
         // What does not run has nothing to freeze: its file systems are as clean as it left them.
         let quiesce = if before == Rest::Stopped { Quiesce::No } else { order.quiesce };
         let name = match order.name {
@@ -104,7 +112,7 @@ impl Kind for SnapshotCreate {
             hardware: vm.hardware.clone(),
             report: None,
         };
-        tx.insert_snapshot(&snapshot).await?;
+        tx.insert_snapshot(&snapshot).await.map_err(of_snapshot(&vm, &snapshot.name))?;
         let title = format!("snapshot {} as {}", vm.name, snapshot.name);
         let plan = SnapshotPlan {
             vm: vm.id,

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use keyframe_catalog::{Mode, Owner, PageOf, Resource, SnapshotFilter, Transaction};
 use keyframe_model::agent::{Generation, JobId, SnapshotId, VmId, VolumeRef};
-use keyframe_model::{JobKind, Snapshot, SnapshotEvent, delete};
+use keyframe_model::{JobKind, Refusal, Snapshot, SnapshotEvent, Vm, VmState, delete};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::hold::{check_generation, reason};
+use super::hold::{add_holders, check_generation, reason};
 use super::step::{DeleteInstants, DeleteVolumes};
 use crate::agent::Agent;
 use crate::job::{Begun, Ending, Kind, Outcome, Step};
@@ -25,7 +25,7 @@ const BATCH: usize = 64;
 pub(crate) struct SnapshotDeleteOrder {
     pub(crate) vm: VmId,
     pub(crate) doomed: delete::Doomed,
-    /// Of the one that is named.
+    /// Of the one that is named, or of the machine if all go.
     pub(crate) expected: Option<Generation>,
 }
 
@@ -43,8 +43,46 @@ pub(crate) struct SnapshotDelete {
     pub(crate) agent: Agent,
 }
 
+/// What a deletion is about, and what stands in its way.
+pub(crate) struct Deletion {
+    pub(crate) vm: Vm,
+    pub(crate) snapshots: Vec<Snapshot>,
+    pub(crate) objections: Vec<Error>,
+    title: String,
+    locks: Vec<(Resource, Mode)>,
+}
+
+/// What deleting these would be about.
+pub(crate) async fn preview(tx: &mut Transaction, order: &SnapshotDeleteOrder) -> Result<Deletion> {
+    let vm = tx.vm(order.vm).await?;
+    let snapshots = doomed_snapshots(tx, vm.id, order.doomed).await?;
+    let named = named_id(order.doomed).and_then(|id| snapshots.iter().find(|s| s.id == id));
+    let title = match (named, order.doomed) {
+        (Some(named), delete::Doomed::Subtree(_)) => {
+            format!("delete snapshot {} of {} with all below it", named.name, vm.name)
+        }
+        (Some(named), _) => format!("delete snapshot {} of {}", named.name, vm.name),
+        (None, _) => format!("delete all snapshots of {}", vm.name),
+    };
+    let mut objections = Vec::new();
+    let (name, generation) = named.map_or((&vm.name, vm.generation), |named| (&named.name, named.generation));
+    objections.extend(check_generation(name.as_str(), generation, order.expected).err());
+    let refuse = |refusal: Refusal| Error::new(refusal.kind.into(), format!("cannot {title}: {}", refusal.message));
+    objections.extend(delete::objections(&snapshots).into_iter().map(refuse));
+    if let VmState::Busy { activity, job, .. } = &vm.state
+        && activity.holds_tree()
+    {
+        let message = format!("cannot {title}: {} is {}; wait for job {job}", vm.name, activity.participle());
+        objections.push(Error::new(ErrorKind::Busy, message));
+    }
+    let mut locks = vec![(Resource::Tree(vm.id), Mode::Exclusive)];
+    locks.extend(snapshots.iter().map(|s| (Resource::Snapshot(s.id), Mode::Exclusive)));
+    add_holders(tx, &locks, &mut objections).await?;
+    Ok(Deletion { vm, snapshots, objections, title, locks })
+}
+
 /// The snapshots that are asked for, children before their parents.
-pub(crate) async fn doomed_snapshots(tx: &mut Transaction, vm: VmId, doomed: delete::Doomed) -> Result<Vec<Snapshot>> {
+pub(super) async fn doomed_snapshots(tx: &mut Transaction, vm: VmId, doomed: delete::Doomed) -> Result<Vec<Snapshot>> {
     let tree = tx.tree(vm).await?;
     let ids = delete::doomed(&tree, doomed)?;
     if let [one] = ids[..] {
@@ -84,33 +122,10 @@ impl Kind for SnapshotDelete {
         job: JobId,
         order: SnapshotDeleteOrder,
     ) -> Result<Begun<SnapshotDeletePlan>> {
-        let vm = tx.vm(order.vm).await?;
-        let mut snapshots = doomed_snapshots(tx, vm.id, order.doomed).await?;
-        let named = match order.doomed {
-            delete::Doomed::One(id) | delete::Doomed::Subtree(id) => snapshots.iter().find(|s| s.id == id),
-            delete::Doomed::All => None,
-        };
-        let title = match (named, order.doomed) {
-            (Some(named), delete::Doomed::Subtree(_)) => {
-                format!("delete snapshot {} of {} with all below it", named.name, vm.name)
-            }
-            (Some(named), _) => format!("delete snapshot {} of {}", named.name, vm.name),
-            (None, _) => format!("delete all snapshots of {}", vm.name),
-        };
-        if let Some(named) = named {
-            check_generation(named.name.as_str(), named.generation, order.expected)?;
+        let Deletion { vm, mut snapshots, objections, title, locks } = preview(tx, &order).await?;
+        if let Some(objection) = objections.into_iter().next() {
+            return Err(objection);
         }
-        if let Some(refusal) = delete::objections(&snapshots).into_iter().next() {
-            return Err(Error::new(refusal.kind.into(), format!("cannot {title}: {}", refusal.message)));
-        }
-        if let keyframe_model::VmState::Busy { activity, job, .. } = &vm.state
-            && activity.holds_tree()
-        {
-            let message = format!("cannot {title}: {} is {}; wait for job {job}", vm.name, activity.participle());
-            return Err(Error::new(ErrorKind::Busy, message));
-        }
-        let mut locks = vec![(Resource::Tree(vm.id), Mode::Exclusive)];
-        locks.extend(snapshots.iter().map(|s| (Resource::Snapshot(s.id), Mode::Exclusive)));
         tx.lock(job, &locks).await?;
         for snapshot in &mut snapshots {
             snapshot.state = snapshot.after(&SnapshotEvent::BeginDelete(job))?;

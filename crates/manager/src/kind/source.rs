@@ -1,9 +1,9 @@
 //! What machines and templates are made of, held until they are made.
 
 use keyframe_catalog::{Mode, Resource, Transaction};
-use keyframe_model::agent::{JobId, SnapshotId, TemplateId};
+use keyframe_model::agent::{Generation, JobId, SnapshotId, TemplateId};
 
-use super::hold::hold_snapshot;
+use super::hold::{check_generation, hold_snapshot};
 use crate::Result;
 
 /// A snapshot or a template.
@@ -16,15 +16,17 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    /// It must be usable, and nobody deletes it until the job's end.
-    pub(crate) async fn hold(&self, tx: &mut Transaction, job: JobId) -> Result<()> {
+    /// It must be usable and the one that the caller has seen, and nobody deletes it until the job's end.
+    pub(crate) async fn hold(&self, tx: &mut Transaction, job: JobId, expected: Option<Generation>) -> Result<()> {
         match *self {
             Source::Snapshot(id) => {
                 let snapshot = tx.snapshot(id).await?;
+                check_generation(snapshot.name.as_str(), snapshot.generation, expected)?;
                 hold_snapshot(tx, job, &snapshot).await
             }
             Source::Template(id) => {
                 let template = tx.template(id).await?;
+                check_generation(template.name.as_str(), template.generation, expected)?;
                 template.usable()?;
                 tx.lock(job, &[(Resource::Template(id), Mode::Shared)]).await?;
                 Ok(())

@@ -24,6 +24,8 @@ pub(crate) struct VmCreateOrder {
     pub(crate) contents: Vec<CreateVolume>,
     /// What has to stay until they are made.
     pub(crate) source: Option<Source>,
+    /// Of the source.
+    pub(crate) expected: Option<Generation>,
     pub(crate) start: bool,
 }
 
@@ -53,14 +55,14 @@ impl Kind for VmCreate {
 
     async fn begin(&self, tx: &mut Transaction, job: JobId, order: VmCreateOrder) -> Result<Begun<VmCreatePlan>> {
         if let Some(source) = &order.source {
-            source.hold(tx, job).await?;
+            source.hold(tx, job, order.expected).await?;
         }
         let vm = Vm {
             id: VmId::new(),
             name: order.name,
             description: order.description,
             generation: FIRST,
-            state: VmState::Busy { from: None, activity: Activity::Creating, job },
+            state: VmState::Busy { from: None, error: None, activity: Activity::Creating, job },
             created: Timestamp::now(),
             hardware: order.hardware,
             current: None,

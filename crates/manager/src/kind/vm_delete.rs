@@ -3,11 +3,13 @@
 use async_trait::async_trait;
 use keyframe_catalog::{Mode, Owner, Resource, Transaction};
 use keyframe_model::agent::{Generation, JobId, SnapshotId, StopHow, VmId, VolumeRef};
-use keyframe_model::{Activity, JobKind, Rest, SnapshotEvent, SnapshotState, Vm, VmEvent, VmState, delete};
+use keyframe_model::{
+    Activity, JobKind, Refusal, Rest, Snapshot, SnapshotEvent, SnapshotState, Vm, VmEvent, VmState, delete,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::hold::{leave_vm, reason, take_vm, vm_event};
+use super::hold::{self, add_holders, check_generation, leave_vm, reason, take_vm, vm_event};
 use super::snapshot_delete::{all_snapshots, batches, doomed_snapshots};
 use super::step::{DeleteVolumes, Forget, Stop};
 use crate::agent::Agent;
@@ -37,8 +39,34 @@ pub(crate) struct VmDelete {
     pub(crate) agent: Agent,
 }
 
+/// What a deletion is about, and what stands in its way.
+pub(crate) struct Deletion {
+    pub(crate) vm: Vm,
+    /// Children before their parents.
+    pub(crate) snapshots: Vec<Snapshot>,
+    pub(crate) objections: Vec<Error>,
+    /// Of the snapshots.
+    locks: Vec<(Resource, Mode)>,
+}
+
+/// What deleting it would be about.
+pub(crate) async fn preview(tx: &mut Transaction, order: &VmDeleteOrder) -> Result<Deletion> {
+    let vm = tx.vm(order.vm).await?;
+    let snapshots = doomed_snapshots(tx, vm.id, delete::Doomed::All).await?;
+    let mut objections: Vec<Error> = unforced(&vm, order.force).err().into_iter().collect();
+    objections.extend(check_generation(vm.name.as_str(), vm.generation, order.expected).err());
+    objections.extend(vm.allows(Activity::Deleting).err().map(Error::from));
+    add_holders(tx, &hold::locks(vm.id, Activity::Deleting), &mut objections).await?;
+    let refuse =
+        |refusal: Refusal| Error::new(refusal.kind.into(), format!("cannot delete {}: {}", vm.name, refusal.message));
+    objections.extend(delete::objections(&snapshots).into_iter().map(refuse));
+    let locks: Vec<_> = snapshots.iter().map(|s| (Resource::Snapshot(s.id), Mode::Exclusive)).collect();
+    add_holders(tx, &locks, &mut objections).await?;
+    Ok(Deletion { vm, snapshots, objections, locks })
+}
+
 /// Refuses to delete a machine that has a process, unless the caller means it.
-pub(crate) fn unforced(vm: &Vm, force: bool) -> Result<()> {
+fn unforced(vm: &Vm, force: bool) -> Result<()> {
     match vm.state {
         VmState::At { rest: Rest::Running | Rest::Paused { .. } } if !force => {
             let message = format!("cannot delete {}: it is {}; stop it first, or force it", vm.name, vm.state);
@@ -55,15 +83,11 @@ impl Kind for VmDelete {
     const KIND: JobKind = JobKind::VmDelete;
 
     async fn begin(&self, tx: &mut Transaction, job: JobId, order: VmDeleteOrder) -> Result<Begun<VmDeletePlan>> {
-        let before = tx.vm(order.vm).await?;
-        unforced(&before, order.force)?;
-        let vm = take_vm(tx, job, order.vm, order.expected, Activity::Deleting).await?;
-        let mut snapshots = doomed_snapshots(tx, vm.id, delete::Doomed::All).await?;
-        if let Some(refusal) = delete::objections(&snapshots).into_iter().next() {
-            let message = format!("cannot delete {}: {}", vm.name, refusal.message);
-            return Err(Error::new(refusal.kind.into(), message));
+        let Deletion { mut snapshots, objections, locks, .. } = preview(tx, &order).await?;
+        if let Some(objection) = objections.into_iter().next() {
+            return Err(objection);
         }
-        let locks: Vec<_> = snapshots.iter().map(|s| (Resource::Snapshot(s.id), Mode::Exclusive)).collect();
+        let vm = take_vm(tx, job, order.vm, order.expected, Activity::Deleting).await?;
         tx.lock(job, &locks).await?;
         // So that nobody locks one that is about to go. One that cannot be used stays what it is.
         for snapshot in snapshots.iter_mut().filter(|snapshot| snapshot.state == SnapshotState::Ready) {

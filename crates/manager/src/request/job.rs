@@ -92,6 +92,9 @@ pub struct JobFilter {
     /// In this state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<JobState>,
+    /// Of this kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<JobKind>,
     /// Only those that have not ended.
     #[serde(default)]
     pub active: bool,

@@ -21,7 +21,7 @@ pub use host::{HostStatus, HostView};
 pub use job::{JobError, JobFilter, JobRef, JobView};
 pub use keyframe_model::apply::{DiskFate, MemoryUse};
 pub use keyframe_model::copy::NicPolicy;
-pub use page::{Call, Caller, Outcome, Page, PageRequest};
+pub use page::{Call, Caller, Key, Outcome, Page, PageRequest};
 pub use plan::{ApplyPlanView, DeletePlanView, DiskChange, PlanView, SnapshotName};
 pub use snapshot::{
     Apply, SnapshotCreate, SnapshotDelete, SnapshotFilter, SnapshotSpace, SnapshotUpdate, SnapshotView, TreeNode,

@@ -20,11 +20,19 @@ pub struct Caller {
 pub struct Call {
     /// Who asks.
     pub caller: Caller,
-    /// A word of the caller's choice for this wish: the same wish with the same word again is answered with the first
-    /// one's job, a different wish with it is refused.
-    pub key: Option<String>,
+    /// The same call with the same key again is answered with the first one's job, a different one with it is refused.
+    pub key: Option<Key>,
     /// The generation of the thing that the caller has seen; refused if it has changed since.
     pub expected: Option<Generation>,
+}
+
+/// What makes a call one that can be repeated.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Key {
+    /// Of the caller's choice.
+    pub word: String,
+    /// What the caller said, before anything was looked up for it; tells a repetition from another call.
+    pub said: String,
 }
 
 impl Caller {

@@ -50,7 +50,7 @@ pub struct ApplyPlanView {
     pub memory: MemoryUse,
     /// What the machine does afterwards.
     pub ends: Rest,
-    /// Processors and RAM afterwards, where they change.
+    /// Processors, RAM, sizes of disks and more afterwards, where they change.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hardware: Vec<String>,
     /// What stands in the way; nothing if the apply would begin.
@@ -79,7 +79,10 @@ pub struct DeletePlanView {
     pub removed: Vec<SnapshotName>,
     /// Whose parent changes.
     pub moved: Vec<SnapshotName>,
-    /// What the machine's current state descends from afterwards, if that changes.
+    /// The machine's current state descends from something else afterwards, or from nothing.
+    #[serde(default)]
+    pub current_changes: bool,
+    /// What it descends from then; absent if that does not change, or is nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current: Option<SnapshotName>,
     /// Disks that nothing refers to afterwards, which go as well.

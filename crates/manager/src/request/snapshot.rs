@@ -129,6 +129,15 @@ pub struct SnapshotFilter {
     /// With this tag.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,
+    /// Of this kind; a plus sign in an address is written `%2B`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<SnapshotKind>,
+    /// `creating`, `ready`, `deleting` or `error`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// Made by Keyframe itself, as one that keeps a state given up; or, if false, asked for by somebody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub automatic: Option<bool>,
     /// Say what each takes; takes longer.
     #[serde(default)]
     pub space: bool,

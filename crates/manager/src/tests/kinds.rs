@@ -136,6 +136,7 @@ fn apply_order(made: &Made, discard: bool, keep_memory: bool, start: bool) -> ap
     apply::ApplyOrder {
         vm: made.vm,
         expected: None,
+        expected_snapshot: None,
         snapshot: made.snapshot,
         discard,
         keep_name: None,
@@ -176,6 +177,7 @@ fn create(made: &Made, start: bool) -> vm_create::VmCreateOrder {
         hardware,
         contents: vec![CreateVolume { source, size: None }],
         source: None,
+        expected: None,
         start,
     }
 }

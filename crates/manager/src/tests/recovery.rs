@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use keyframe_agent::array::fake::When;
+use keyframe_agent::hypervisor::fake::When as MachineWhen;
 use keyframe_model::agent::{Fault, FaultKind, PauseReason, VmId};
 use keyframe_model::{JobState, Rest, SnapshotKind, Vm, VmState};
 
-use super::site::{Site, call, caller, done, ended, job, make, snap, wish};
-use crate::request::{Apply, HostStatus, SnapshotCreate};
-use crate::{ErrorKind, Manager};
+use super::site::{LIMITS, Site, call, caller, done, ended, job, make, refused, snap, wish};
+use crate::job::Limits;
+use crate::request::{Apply, HostStatus, SnapshotCreate, StartRequest, StopRequest, VmDelete};
+use crate::{Config, ErrorKind, Manager};
 
 /// Waits until the machine is seen to do that.
 async fn seen(manager: &Manager, vm: VmId, rest: Rest) {
@@ -91,16 +93,20 @@ async fn what_machines_do_by_themselves_is_seen() {
     manager.stop().await;
 }
 
-/// In the events and on the machine, in the host's own words.
+/// In the events and on the machine, in the host's words, with names for what has one.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_host_complains_of_is_told() {
     let (site, manager, vm) = Site::with_web(&[1], true).await;
     let mut events = manager.events(&caller(), None).await.unwrap();
-    let words = "its page server found a page that is not as it was stored";
+    let disk = &vm.hardware.disks[0];
+    let said =
+        format!("machine {}: a page is not as it was stored, nor is volume {}; see /x/{}", vm.id, disk.volume, vm.id);
+    let words =
+        format!("machine web: a page is not as it was stored, nor is volume {} of web; see /x/{}", disk.name, vm.id);
     // Nobody hears it who does not listen yet.
     let told = async {
         loop {
-            site.fake.complain(vm.id, Fault::new(FaultKind::Corrupt, words));
+            site.fake.complain(vm.id, Fault::new(FaultKind::Corrupt, said.clone()));
             let heard = tokio::time::timeout(Duration::from_millis(200), events.next()).await;
             let Ok(heard) = heard else { continue };
             let heard = heard.unwrap();
@@ -110,9 +116,9 @@ async fn what_the_host_complains_of_is_told() {
         }
     };
     let event = tokio::time::timeout(Duration::from_secs(30), told).await.expect("nobody hears of it");
-    assert_eq!((event.text.as_deref(), event.id), (Some(words), vm.id.to_string()));
+    assert_eq!((event.text, event.id), (Some(words.clone()), vm.id.to_string()));
     let notices = manager.vm(&caller(), vm.id).await.unwrap().notices;
-    assert!(notices.iter().any(|notice| notice == words), "{notices:?}");
+    assert!(notices.contains(&words), "{notices:?}");
     assert_eq!(manager.vm(&caller(), vm.id).await.unwrap().vm.state, vm.state);
     manager.stop().await;
 }
@@ -163,14 +169,18 @@ async fn an_apply_that_fails_goes_back_to_the_guest() {
     }
 }
 
-/// Taking the disks back fails for good: the machine is in error, the state before is kept, and applying it heals.
+/// Of two disks one is taken back, and neither way leads on: the machine is in error and stays so, the state before is kept,
+/// and applying it heals.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_in_error_is_healed_by_an_apply() {
-    let (site, manager, vm) = Site::with_web(&[1, 2], false).await;
+    let site = Site::new(false).await;
+    let jobs = Limits { jobs: 1, patience: Duration::from_secs(1), ..LIMITS };
+    let manager = Manager::start(Config { jobs, ..site.config() }).await.unwrap();
+    let vm = make(&manager, wish(&site, "web", &[1, 2], false)).await.vm;
     let before: Vec<u64> = vm.hardware.disks.iter().map(|disk| site.content(&disk.volume, None)).collect();
     let one = snap(&manager, vm.id, "one", SnapshotKind::Disk).await;
     site.with_agent(|agent| {
-        for nth in 1..10_000 {
+        for nth in 2..10_000 {
             agent.array("fake").faults().fail("revert", nth, When::Before, FaultKind::Internal);
         }
     });
@@ -179,7 +189,27 @@ async fn a_machine_in_error_is_healed_by_an_apply() {
     assert_eq!(view.state, JobState::Failed);
     assert!(!view.notes.is_empty(), "it says what it left behind");
     let broken = manager.vm(&caller(), vm.id).await.unwrap();
-    assert!(matches!(broken.vm.state, VmState::Error { .. }), "{:?}", broken.vm.state);
+    let VmState::Error { trouble } = &broken.vm.state else { panic!("{:?}", broken.vm.state) };
+    // A stop ends what runs and makes it no machine that can be started; nor does a stop or a deletion that is called off.
+    done(&manager, manager.stop_vm(&call(), vm.id, StopRequest::default()).await.unwrap().id).await;
+    let other = make(&manager, wish(&site, "other", &[1], false)).await.vm.id;
+    site.fake.faults().hang("start", 1, MachineWhen::Before);
+    let hangs = manager.start_vm(&call(), other, StartRequest::default()).await.unwrap();
+    for delete in [false, true] {
+        let queued = if delete {
+            job(manager.delete_vm(&call(), vm.id, VmDelete::default()).await.unwrap())
+        } else {
+            manager.stop_vm(&call(), vm.id, StopRequest::default()).await.unwrap().id
+        };
+        manager.cancel_job(&call(), queued).await.unwrap();
+        assert_eq!(ended(&manager, queued).await.state, JobState::Cancelled);
+        assert_eq!(manager.vm(&caller(), vm.id).await.unwrap().vm.state, broken.vm.state);
+    }
+    manager.cancel_job(&call(), hangs.id).await.unwrap();
+    site.fake.faults().clear();
+    ended(&manager, hangs.id).await;
+    let says = format!("cannot start web: it is in error ({}); apply a snapshot to it, or delete it", trouble.reason);
+    assert_eq!(refused(manager.start_vm(&call(), vm.id, StartRequest::default()).await).message, says);
     let kept = manager.find_snapshot(&caller(), Some(vm.id), "before-one-1").await.unwrap();
     site.with_agent(|agent| agent.array("fake").faults().clear());
     super::site::apply(&manager, kept, Apply { discard_current: true, ..Apply::default() }).await;

@@ -1,16 +1,49 @@
 //! What is refused, in which words, and that nothing has happened then.
 
-use keyframe_model::agent::{Bytes, Generation, Micros};
+use keyframe_model::agent::{Bytes, Generation, Micros, Quiesce, VmId};
 use keyframe_model::copy::NicPolicy;
 use keyframe_model::{SnapshotKind, Vm};
 
 use super::scenario::clone_of;
 use super::site::{Site, call, caller, done, refused, snap, wish};
 use crate::request::{
-    Apply, Call, Caller, CloneMemory, CloneSource, DiskResize, DiskSpec, SnapshotCreate, SnapshotDelete, StopRequest,
-    VmDelete, VmUpdate,
+    Apply, Call, Caller, CloneMemory, CloneSource, DiskResize, DiskSpec, Key, Outcome, PlanView, SnapshotCreate,
+    SnapshotDelete, SnapshotUpdate, StopRequest, VmDelete, VmUpdate,
 };
 use crate::{Config, ErrorKind, Manager, reconcile};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_done_to_a_running_machine_is_refused_before_there_is_a_job() {
+    let (site, manager, vm) = Site::with_web(&[1], true).await;
+    let before = site.catalog.read().await.unwrap().dump().await.unwrap();
+    let clean = SnapshotCreate {
+        kind: Some(SnapshotKind::DiskAndMemory),
+        quiesce: Quiesce::Required,
+        ..SnapshotCreate::default()
+    };
+    let error = refused(manager.create_snapshot(&call(), vm.id, clean).await);
+    let says = "a snapshot of web with memory cannot be quiesced: its file systems would be frozen in the memory; take it \
+                without memory, or without quiescing";
+    assert_eq!((error.kind, error.message.as_str()), (ErrorKind::Unsupported, says));
+    assert_eq!(site.catalog.read().await.unwrap().dump().await.unwrap(), before, "nothing has happened");
+    manager.stop().await;
+}
+
+/// What they are called is said.
+async fn names_and_disks(site: &Site, manager: &Manager, vm: VmId) {
+    let mut empty = wish(site, "other", &[], false);
+    empty.disks = vec![DiskSpec::default()];
+    let error = refused(manager.create_vm(&call(), empty.clone()).await);
+    assert_eq!(error.message, "a disk has neither an image nor a size; give it one of them");
+    empty.disks[0].name = Some("data".parse().unwrap());
+    let error = refused(manager.create_vm(&call(), empty).await);
+    assert_eq!(error.message, "disk data has neither an image nor a size; give it one of them");
+
+    let again = SnapshotCreate { name: Some("disk".parse().unwrap()), ..SnapshotCreate::default() };
+    let error = refused(manager.create_snapshot(&call(), vm, again).await);
+    assert_eq!(error.message, "web has a snapshot named disk already; choose another name");
+    assert_eq!(error.kind, ErrorKind::Taken);
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn words() {
@@ -38,9 +71,7 @@ async fn words() {
     let error = refused(manager.create_vm(&call(), wish(&site, "web", &[1], false)).await);
     assert_eq!(error.kind, ErrorKind::Taken);
 
-    let mut empty = wish(&site, "other", &[], false);
-    empty.disks = vec![DiskSpec::default()];
-    assert_eq!(refused(manager.create_vm(&call(), empty).await).message, "an empty disk needs a size");
+    names_and_disks(&site, &manager, vm.id).await;
 
     let smaller = DiskResize { size: Bytes(4096), shrink: false };
     let error = refused(manager.resize_disk(&call(), vm.id, vm.hardware.disks[0].id, smaller).await);
@@ -92,6 +123,14 @@ async fn names_that_look_like_identifiers_are_refused() {
     check(refused(manager.update_vm(&call(), vm.id, update).await));
     let clone = clone_of(CloneSource::Vm { vm: vm.id }, &name, CloneMemory::No);
     check(refused(manager.clone_vm(&call(), clone).await));
+    let wish = SnapshotCreate { name: Some(name.parse().unwrap()), ..SnapshotCreate::default() };
+    check(refused(manager.create_snapshot(&call(), vm.id, wish).await));
+    let snapshot = snap(&manager, vm.id, "s", SnapshotKind::Disk).await;
+    let update = SnapshotUpdate { name: Some(name.parse().unwrap()), ..SnapshotUpdate::default() };
+    check(refused(manager.update_snapshot(&call(), snapshot, update).await));
+    let apply = Apply { keep_name: Some(name.parse().unwrap()), ..Apply::default() };
+    check(refused(manager.apply_snapshot(&call(), snapshot, apply.clone()).await));
+    check(refused(manager.revert_vm(&call(), vm.id, apply).await));
     manager.stop().await;
 }
 
@@ -142,11 +181,20 @@ async fn two_operations_at_once() {
 async fn the_same_wish_twice_is_one_job() {
     let site = Site::new(false).await;
     let manager = site.manager().await;
-    let keyed = Call { key: Some("k1".to_owned()), ..call() };
-    let one = manager.create_vm(&keyed, wish(&site, "web", &[1], false)).await.unwrap();
-    let two = manager.create_vm(&keyed, wish(&site, "web", &[1], false)).await.unwrap();
-    assert_eq!(one, two);
-    let error = refused(manager.create_vm(&keyed, wish(&site, "other", &[1], false)).await);
+    let keyed = |said: &str| Call { key: Some(Key { word: "k1".to_owned(), said: said.to_owned() }), ..call() };
+    let first = keyed("make web");
+    let (one, two) = tokio::join!(
+        manager.create_vm(&first, wish(&site, "web", &[1], false)),
+        manager.create_vm(&first, wish(&site, "web", &[1], false))
+    );
+    let (one, two) = (one.unwrap(), two.unwrap());
+    // The job goes on meanwhile, so the views of it differ.
+    assert_eq!(one.id, two.id, "both at once");
+    assert_eq!(manager.create_vm(&first, wish(&site, "web", &[1], false)).await.unwrap().id, one.id);
+    assert_eq!(manager.repeated(&first).await.unwrap().map(|job| job.id), Some(one.id));
+    let other = keyed("make other");
+    assert_eq!(manager.repeated(&other).await.unwrap(), None);
+    let error = refused(manager.create_vm(&other, wish(&site, "other", &[1], false)).await);
     assert_eq!(error.kind, ErrorKind::Taken);
     done(&manager, one.id).await;
     manager.stop().await;
@@ -174,6 +222,11 @@ async fn nothing_new_is_made_on_a_full_disk() {
     ] {
         assert_eq!((error.kind, error.message.as_str()), (ErrorKind::NoSpace, says));
     }
+    let dry = Apply { dry_run: true, ..Apply::default() };
+    let Outcome::Done(PlanView::Apply(plan)) = manager.apply_snapshot(&call(), snapshot, dry).await.unwrap() else {
+        panic!("a dry run changes nothing");
+    };
+    assert_eq!(plan.obstacles, [says]);
     let deleted = manager.delete_snapshot(&call(), snapshot, SnapshotDelete::default()).await.unwrap();
     done(&manager, super::site::job(deleted)).await;
     let hard = StopRequest { hard: true, ..StopRequest::default() };

@@ -51,6 +51,20 @@ async fn a_machine_that_does_not_answer_ends_its_job_and_can_be_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_guest_is_not_given_up_for_one_that_cannot_be_started() {
+    let (site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], true).await;
+    let one = snap(&manager, vm, "one", SnapshotKind::DiskAndMemory).await;
+    let before = site.fake.faults().calls().len();
+    site.fake.faults().fail("check", 1, When::Before, FaultKind::NotFound);
+    let applied = ended(&manager, job(manager.apply_snapshot(&call(), one, Apply::default()).await.unwrap())).await;
+    assert_eq!(applied.state, JobState::Failed);
+    assert_eq!(state(&manager, vm).await, VmState::At { rest: Rest::Running });
+    let calls = site.fake.faults().calls().split_off(before);
+    assert!(!calls.iter().any(|call| ["pause", "capture", "stop", "start"].contains(&call.as_str())), "{calls:?}");
+    manager.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_plug_can_be_pulled_during_a_snapshot_and_an_apply() {
     let (site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], true).await;
     let one = snap(&manager, vm, "one", SnapshotKind::Disk).await;

@@ -1,10 +1,11 @@
 //! Applying: what comes back, what stays, what is kept.
 
 use keyframe_model::agent::{Bytes, Micros, Timestamp};
-use keyframe_model::apply::DiskFate;
+use keyframe_model::apply::{DiskFate, MemoryUse};
 use keyframe_model::{Rest, SnapshotKind, SnapshotOrigin, Vm, VmState};
 
 use super::site::{DISK, Site, apply, call, caller, done, job, make, refused, snap, wish};
+use crate::ErrorKind;
 use crate::reconcile::prune;
 use crate::request::{
     Apply, DiskAttach, DiskContent, DiskSpec, Outcome, PlanView, SnapshotDelete, SnapshotUpdate, VmUpdate,
@@ -90,7 +91,40 @@ async fn the_guest_given_up_can_be_had_again() {
     assert!(back.count >= given_up.count, "{back:?} is before {given_up:?}");
     site.fake.check(vm.id).unwrap();
     let never = Apply { keep_for: Some(Micros(0)), ..Apply::default() };
-    assert_eq!(refused(manager.apply_snapshot(&call(), old, never).await).kind, crate::ErrorKind::Invalid);
+    assert_eq!(refused(manager.apply_snapshot(&call(), old, never).await).kind, ErrorKind::Invalid);
+    manager.stop().await;
+}
+
+/// A revert goes to what the state descends from: the snapshot that was applied last, not the one that was taken last.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revert_goes_to_the_snapshot_that_was_applied() {
+    let site = Site::new(true).await;
+    let manager = site.manager().await;
+    let vm = make(&manager, wish(&site, "web", &[1], true)).await.vm;
+    let error = refused(manager.revert_vm(&call(), vm.id, Apply::default()).await);
+    assert_eq!((error.kind, error.message.as_str()), (ErrorKind::State, "web has no snapshot to go back to"));
+
+    site.fake.step(vm.id, 10).unwrap();
+    let first = snap(&manager, vm.id, "first", SnapshotKind::DiskAndMemory).await;
+    site.fake.step(vm.id, 20).unwrap();
+    snap(&manager, vm.id, "second", SnapshotKind::DiskAndMemory).await;
+    apply(&manager, first, Apply::default()).await;
+    let then = site.fake.machine(vm.id).unwrap().guest;
+    site.fake.step(vm.id, 30).unwrap();
+    assert_ne!(site.fake.machine(vm.id).unwrap().guest, then);
+
+    let dry = Apply { dry_run: true, ..Apply::default() };
+    let Outcome::Done(PlanView::Apply(plan)) = manager.revert_vm(&call(), vm.id, dry).await.unwrap() else {
+        panic!("a dry run changes nothing");
+    };
+    assert_eq!((plan.snapshot.id, plan.memory, plan.obstacles), (first, MemoryUse::Used, Vec::new()));
+    done(&manager, job(manager.revert_vm(&call(), vm.id, Apply::default()).await.unwrap())).await;
+    assert_eq!(site.fake.machine(vm.id).unwrap().guest, then, "the memory of then");
+    site.fake.check(vm.id).unwrap();
+    let tree = manager.tree(&caller(), vm.id, false).await.unwrap();
+    assert_eq!(tree.current, Some(first));
+    let names: Vec<&str> = tree.nodes.iter().map(|node| node.name.as_str()).collect();
+    assert_eq!(names, ["first", "second", "before-first-1", "before-first-2"]);
     manager.stop().await;
 }
 

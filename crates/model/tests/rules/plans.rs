@@ -8,7 +8,7 @@ use keyframe_model::apply::{ApplyPlan, ApplyWish, DiskFate, MemoryUse, plan};
 use keyframe_model::copy::{NicPolicy, check_count, copy};
 use keyframe_model::hardware::{check_cpus, check_disk_size, check_memory, parse_mac};
 use keyframe_model::memory::Loader;
-use keyframe_model::{Name, Rest, Snapshot, SnapshotKind, SnapshotState, Tree, Vm, VmState, delete};
+use keyframe_model::{Name, Rest, Snapshot, SnapshotKind, SnapshotState, Tree, Trouble, Vm, VmState, delete};
 use uuid::Uuid;
 
 /// A question about an apply, with the usual answers filled in.
@@ -110,7 +110,7 @@ fn the_memory_given_up_is_kept_unless_nobody_wants_it() {
         (running(), false, false, false, true),
         (running(), true, true, false, true),
         (stopped(), true, false, false, false),
-        (VmState::Error { reason: "x".into() }, true, false, false, false),
+        (VmState::Error { trouble: Trouble { reason: "x".into(), spoilt: false } }, true, false, false, false),
     ] {
         let mut ask = Ask::new(vm(state.clone(), vec![disk(1, 0)]), ready(vec![disk(1, 0)]));
         (ask.keep_memory, ask.discard) = (keep, discard);

@@ -7,8 +7,8 @@ use std::path::Path;
 use crate::common::{job, snapshot, stopped, template, vm};
 use keyframe_model::agent::PauseReason;
 use keyframe_model::{
-    Activity, JobEvent, JobState, Refusal, Rest, SnapshotEvent, SnapshotState, TemplateEvent, TemplateState, VmEvent,
-    VmState,
+    Activity, JobEvent, JobState, Refusal, Rest, SnapshotEvent, SnapshotState, TemplateEvent, TemplateState, Trouble,
+    VmEvent, VmState,
 };
 
 /// Compares a table with the golden file of that name.
@@ -36,13 +36,24 @@ fn rests() -> Vec<Rest> {
     all
 }
 
+/// Machines in error: one whose disks are whole, and one whose disks are not.
+fn troubles() -> [Trouble; 2] {
+    [("no answer", false), ("a disk is lost", true)]
+        .map(|(reason, spoilt)| Trouble { reason: reason.to_owned(), spoilt })
+}
+
+fn trouble(trouble: &Trouble) -> String {
+    format!("{}: {}", if trouble.spoilt { "spoilt" } else { "error" }, trouble.reason)
+}
+
 fn vm_state(state: &VmState) -> String {
     match state {
         VmState::At { rest } => rest.to_string(),
+        VmState::Busy { error: Some(error), activity, .. } => format!("{activity:?} from {}", trouble(error)),
         VmState::Busy { from, activity, .. } => {
             format!("{activity:?} from {}", from.map_or("nothing".to_owned(), |rest| rest.to_string()))
         }
-        VmState::Error { reason } => format!("error: {reason}"),
+        VmState::Error { trouble: error } => trouble(error),
         VmState::Gone => "gone".to_owned(),
     }
 }
@@ -52,9 +63,15 @@ fn a_machine() {
     let mut states: Vec<VmState> = rests().into_iter().map(|rest| VmState::At { rest }).collect();
     for activity in Activity::ALL {
         let from = (activity != Activity::Creating).then_some(Rest::Running);
-        states.push(VmState::Busy { from, activity, job: job() });
+        states.push(VmState::Busy { from, error: None, activity, job: job() });
     }
-    states.push(VmState::Error { reason: "a disk is lost".to_owned() });
+    for trouble in troubles() {
+        for activity in [Activity::Stopping, Activity::Applying, Activity::Deleting] {
+            let (from, error) = (Some(Rest::Stopped), Some(trouble.clone()));
+            states.push(VmState::Busy { from, error, activity, job: job() });
+        }
+        states.push(VmState::Error { trouble });
+    }
     states.push(VmState::Gone);
     let mut events: Vec<(String, VmEvent)> = Vec::new();
     for activity in Activity::ALL {
@@ -80,9 +97,9 @@ fn a_machine() {
 #[test]
 fn a_machine_whose_snapshots_are_deleted() {
     let states = rests().into_iter().map(|rest| VmState::At { rest });
-    let error = VmState::Error { reason: "a disk is lost".to_owned() };
+    let errors = troubles().map(|trouble| VmState::Error { trouble });
     let mut table = String::new();
-    for state in states.chain([error, VmState::Gone]) {
+    for state in states.chain(errors).chain([VmState::Gone]) {
         for (deleting, word) in [(false, "nothing else"), (true, "deleting snapshots")] {
             let allowed = vm(state.clone(), Vec::new()).allowed(deleting);
             let words: Vec<String> = allowed.iter().map(|activity| format!("{activity:?}")).collect();
@@ -98,11 +115,34 @@ fn a_machine_whose_snapshots_are_deleted() {
 fn a_busy_machine_always_comes_to_rest() {
     for activity in Activity::ALL {
         for from in [None, Some(Rest::Stopped), Some(Rest::Running)] {
-            let busy = vm(VmState::Busy { from, activity, job: job() }, Vec::new());
+            let busy = vm(VmState::Busy { from, error: None, activity, job: job() }, Vec::new());
             for event in [VmEvent::Finished(Rest::Stopped), VmEvent::Undone, VmEvent::Broke("why".to_owned())] {
                 let after = busy.after(&event).unwrap();
                 assert!(!matches!(after, VmState::Busy { .. }), "{activity:?} from {from:?}, {event:?}: {after:?}");
             }
+        }
+    }
+}
+
+/// Disks of two instants never come to run: from a machine whose disks are spoilt nothing leads to a start but an apply.
+#[test]
+fn spoilt_disks_are_not_started() {
+    for activity in Activity::ALL {
+        let busy = VmState::Busy { from: Some(Rest::Running), error: None, activity, job: job() };
+        let broken = vm(busy, Vec::new()).after(&VmEvent::Broke("a disk is lost".to_owned())).unwrap();
+        let VmState::Error { trouble } = &broken else { panic!("{activity:?} leads to {broken:?}") };
+        assert_eq!(trouble.spoilt, activity.spoils());
+        let begun = vm(broken.clone(), Vec::new());
+        for next in Activity::ALL.into_iter().filter(|next| begun.allows(*next).is_ok()) {
+            let busy = vm(begun.after(&VmEvent::Begin { activity: next, job: job() }).unwrap(), Vec::new());
+            assert_eq!(busy.after(&VmEvent::Undone).unwrap(), broken, "{next:?} is undone");
+            let VmState::Error { trouble: later } = busy.after(&VmEvent::Broke("again".to_owned())).unwrap() else {
+                panic!("{next:?} breaks")
+            };
+            assert!(later.spoilt >= trouble.spoilt);
+            let done = busy.after(&VmEvent::Finished(Rest::Stopped)).unwrap();
+            let stays = next != Activity::Applying && trouble.spoilt;
+            assert_eq!(done, if stays { broken.clone() } else { stopped() }, "{next:?} is done");
         }
     }
 }
@@ -117,7 +157,7 @@ fn refusals_name_the_machine() {
             }
         }
     }
-    let busy = VmState::Busy { from: Some(Rest::Running), activity: Activity::Snapshotting, job: job() };
+    let busy = VmState::Busy { from: Some(Rest::Running), error: None, activity: Activity::Snapshotting, job: job() };
     let refusal = vm(busy, Vec::new()).allows(Activity::Starting).unwrap_err();
     let expected = "cannot start web-1: it is being snapshotted; wait for job 00000000-0000-0000-0000-00000000010b";
     assert_eq!(refusal.message, expected);

@@ -32,7 +32,8 @@ pub(in crate::measure) fn run(bench: &Bench, report: &mut Report) -> Result<()> 
             rounds: bench.plan.machine_rounds,
         };
         subject.snapshots(report, pause)?;
-        subject.applies(report)?;
+        subject.applies(report, false)?;
+        subject.applies(report, true)?;
         subject.forks(report)?;
         subject.live_forks(report)?;
         subject.machine.act("vm", "stop", &["--hard"])?;
@@ -83,7 +84,11 @@ impl Subject<'_> {
         Ok(())
     }
 
-    fn applies(&self, report: &mut Report) -> Result<()> {
+    fn applies(&self, report: &mut Report, keep: bool) -> Result<()> {
+        let (how, option) = match keep {
+            true => ("keeping the memory of what is given up", "--keep-memory"),
+            false => ("keeping the disks of what is given up", "--no-keep-memory"),
+        };
         let console = self.machine.console();
         let agent = Server::at(&self.site.data().join("run/agent.sock"));
         let target = self.machine.at("s1");
@@ -93,7 +98,7 @@ impl Subject<'_> {
             first_tick(console, console.mark(), |tick| tick > ahead + AHEAD)?;
             let (from, before) = (console.mark(), tick(console)?);
             let began = Instant::now();
-            let (_, seconds) = timed(|| self.site.json(["snapshot", "apply", &target, "--no-keep-memory"]))?;
+            let (_, seconds) = timed(|| self.site.json(["snapshot", "apply", &target, option]))?;
             while agent.get(&format!("/v1/vms/{}", self.machine.id))?["memory_pending"] != 0 {
                 ensure!(began.elapsed() < PATIENCE, "memory is not in after {PATIENCE:?}");
                 std::thread::sleep(Duration::from_millis(2));
@@ -110,7 +115,7 @@ impl Subject<'_> {
             }
         }
         let size = size(self.mib);
-        let row = Row::new(format!("{size}: apply to the running machine, to the guest's first word"), time(output));
+        let row = Row::new(format!("{size}: apply, {how}, to the guest's first word"), time(output));
         report.row(row.target(Target::AtMost(Unit::Time, 0.5)));
         report.row(Row::new(format!("{size}: … the whole command"), time(command)));
         report.row(Row::new(format!("{size}: … until all memory is in"), time(whole)));

@@ -1,10 +1,11 @@
 //! Hosts, tokens, and what a search found.
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 
 use keyframe_api::{SearchView, TokenView};
 use keyframe_manager::request::HostView;
-use keyframe_model::agent::{Accelerator, HostInfo};
+use keyframe_model::agent::{Accelerator, HostInfo, VmId};
 
 use super::{fields, moment, or_dash, print, size, word};
 
@@ -67,7 +68,11 @@ pub(in crate::remote) fn tokens(tokens: &[TokenView], out: &mut impl Write) -> i
     print(&["TOKEN", "CREATED (UTC)", "EXPIRES (UTC)", "USED (UTC)"], tokens.iter().map(row).collect(), out)
 }
 
-pub(in crate::remote) fn found(found: &SearchView, out: &mut impl Write) -> io::Result<()> {
+pub(in crate::remote) fn found(
+    found: &SearchView,
+    machines: &HashMap<VmId, String>,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let mut rows: Vec<Vec<String>> = Vec::new();
     let mut add = |kind: &str, name: String, id: String, about: &str| {
         rows.push(vec![name, kind.to_owned(), id, about.lines().next().unwrap_or("").to_owned()]);
@@ -76,7 +81,12 @@ pub(in crate::remote) fn found(found: &SearchView, out: &mut impl Write) -> io::
         add("vm", view.vm.name.to_string(), view.vm.id.to_string(), &view.vm.description);
     }
     for view in &found.snapshots {
-        add("snapshot", view.snapshot.name.to_string(), view.snapshot.id.to_string(), &view.snapshot.description);
+        add(
+            "snapshot",
+            super::snapshot::full_name(view, machines),
+            view.snapshot.id.to_string(),
+            &view.snapshot.description,
+        );
     }
     for view in &found.templates {
         add("template", view.template.name.to_string(), view.template.id.to_string(), &view.template.description);

@@ -67,8 +67,9 @@ fn delete(plan: &DeletePlanView, what: &str, out: &mut impl Write) -> io::Result
     }
     plan.removed.iter().try_for_each(|snapshot| writeln!(out, "would delete snapshot {}", snapshot.name))?;
     plan.moved.iter().try_for_each(|snapshot| writeln!(out, "would move snapshot {} up", snapshot.name))?;
-    if let Some(current) = &plan.current {
-        writeln!(out, "the machine's state would descend from {}", current.name)?;
+    if plan.current_changes {
+        let current = plan.current.as_ref().map_or("no snapshot", |current| current.name.as_str());
+        writeln!(out, "the machine's state would descend from {current}")?;
     }
     plan.volumes.iter().try_for_each(|volume| writeln!(out, "would delete volume {volume}"))?;
     match plan.memory.0 {

@@ -1,9 +1,10 @@
 //! Snapshots.
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 
 use keyframe_manager::request::{DiffView, DiskDiff, DiskPresence, SnapshotView};
-use keyframe_model::agent::{CutMethod, GuestAnswer, InstantReport};
+use keyframe_model::agent::{CutMethod, GuestAnswer, InstantReport, VmId};
 use keyframe_model::{SnapshotOrigin, SnapshotState};
 
 use super::{fields, moment, or_dash, print, size, span, word};
@@ -18,12 +19,17 @@ pub(super) fn state(state: &SnapshotState) -> &'static str {
     }
 }
 
-pub(in crate::remote) fn list(snapshots: &[SnapshotView], out: &mut impl Write) -> io::Result<()> {
+/// `machines` are the names of those whose snapshots are in it; none where there is one of which everybody knows.
+pub(in crate::remote) fn list(
+    snapshots: &[SnapshotView],
+    machines: &HashMap<VmId, String>,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let row = |view: &SnapshotView| {
         let snapshot = &view.snapshot;
         let current = if view.current { "* " } else { "" };
         vec![
-            format!("{current}{}", snapshot.name),
+            format!("{current}{}", full_name(view, machines)),
             word(snapshot.kind),
             or_dash(view.consistency.map(word)),
             state(&snapshot.state).to_owned(),
@@ -36,6 +42,12 @@ pub(in crate::remote) fn list(snapshots: &[SnapshotView], out: &mut impl Write) 
         snapshots.iter().map(row).collect(),
         out,
     )
+}
+
+/// As it can be typed.
+pub(super) fn full_name(view: &SnapshotView, machines: &HashMap<VmId, String>) -> String {
+    let name = &view.snapshot.name;
+    machines.get(&view.snapshot.vm).map_or_else(|| name.to_string(), |vm| format!("{vm}@{name}"))
 }
 
 fn method(method: CutMethod) -> &'static str {

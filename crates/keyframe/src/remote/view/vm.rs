@@ -36,8 +36,8 @@ pub(in crate::remote) fn list(vms: &[VmView], space: bool, out: &mut impl Write)
 pub(in crate::remote) fn show(view: &VmView, out: &mut impl Write) -> io::Result<()> {
     let vm = &view.vm;
     let mut list = vec![("vm", vm.name.to_string()), ("id", vm.id.to_string()), ("state", vm.state.to_string())];
-    if let VmState::Error { reason } = &vm.state {
-        list.push(("reason", reason.clone()));
+    if let VmState::Error { trouble } = &vm.state {
+        list.push(("reason", trouble.reason.clone()));
     }
     if !vm.description.is_empty() {
         list.push(("description", vm.description.clone()));

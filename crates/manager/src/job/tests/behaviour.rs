@@ -85,7 +85,8 @@ async fn what_cannot_be_undone_is_named_and_the_machine_is_in_error() {
     assert_eq!(job.left, ["put b: the shelf is out of reach"]);
     let left: Vec<String> = world.toy.shelf.lock().keys().cloned().collect();
     assert_eq!(left, [format!("b-{}", world.vm)], "what could be undone is");
-    assert_eq!(world.vm().await.state, VmState::Error { reason: "the shelf is full".into() });
+    let VmState::Error { trouble } = world.vm().await.state else { panic!("it is not in error") };
+    assert_eq!(trouble.reason, "the shelf is full");
 }
 
 #[tokio::test]

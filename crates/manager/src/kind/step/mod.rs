@@ -16,7 +16,7 @@ pub(crate) use delete::{DeleteInstants, DeleteVolumes, Forget};
 pub(crate) use disk::{AddDisk, RemoveDisk, Resize, SetLinks};
 pub(crate) use identity::{FixIdentities, NewGuest, UNPLUGGED};
 pub(crate) use instant::Instant;
-pub(crate) use power::{Pause, Reset, Resume, Start, Stop, forget};
+pub(crate) use power::{Check, Pause, Reset, Resume, Start, Stop, forget};
 pub(crate) use volume::{Make, Revert};
 
 use crate::job::Outputs;

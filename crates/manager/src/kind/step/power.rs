@@ -16,6 +16,28 @@ const START: Duration = Duration::from_secs(120);
 /// How long a guest is asked to power off before it is asked whether that is still wished.
 const ASK: Duration = Duration::from_secs(5);
 
+/// Asks the host whether it could start a machine, before anything is given up for that.
+pub(crate) struct Check {
+    pub(crate) agent: Agent,
+    pub(crate) vm: VmId,
+    pub(crate) wish: StartVm,
+}
+
+#[async_trait]
+impl Step for Check {
+    fn name(&self) -> String {
+        format!("see whether {} can be started", self.wish.machine.name)
+    }
+
+    async fn run(&self, _: &Context) -> Result<Value> {
+        self.agent.check(self.vm, &self.wish).await.map(|()| Value::Null)
+    }
+
+    async fn undo(&self, _: &Context) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// Starts a machine; undone, it is off.
 pub(crate) struct Start {
     pub(crate) agent: Agent,
