@@ -125,6 +125,16 @@ impl Transaction {
         self.rows("look for locks", sql, args![]).await?.iter().map(|row| row.parsed("resource")).collect()
     }
 
+    /// Lets go of what a job has locked of these.
+    pub async fn unlock_these(&mut self, job: JobId, resources: &[Resource]) -> Result<()> {
+        for resource in resources {
+            let (kind, id) = resource.columns();
+            let sql = "DELETE FROM locks WHERE job = $1 AND resource_kind = $2 AND resource = $3";
+            self.execute("let go of a lock", sql, args![job, kind, id]).await?;
+        }
+        Ok(())
+    }
+
     /// Lets go of all locks of a job.
     pub async fn unlock(&mut self, job: JobId) -> Result<()> {
         self.execute("let go of locks", "DELETE FROM locks WHERE job = $1", args![job]).await.map(drop)

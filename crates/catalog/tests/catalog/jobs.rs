@@ -97,6 +97,11 @@ async fn locks_exclude(place: Place) {
     assert_eq!(tx.lock(b.id, &[(source, Mode::Exclusive)]).await.unwrap_err().kind, ErrorKind::Busy);
     tx.lock(a.id, &[(vm, Mode::Shared)]).await.unwrap();
     assert_eq!(tx.holders(vm).await.unwrap(), [(a.id, Mode::Exclusive)], "the stronger stays");
+    tx.unlock_these(b.id, &[vm]).await.unwrap();
+    assert_eq!(tx.holders(vm).await.unwrap(), [(a.id, Mode::Exclusive)], "that of another stays");
+    tx.unlock_these(a.id, &[vm, Resource::Vm(VmId::new())]).await.unwrap();
+    assert_eq!(tx.holders(vm).await.unwrap(), []);
+    assert_eq!(tx.holders(source).await.unwrap().len(), 2, "the others stay");
     tx.unlock(a.id).await.unwrap();
     tx.lock(b.id, &[(source, Mode::Exclusive), (vm, Mode::Shared)]).await.unwrap();
     assert_eq!(tx.holders(source).await.unwrap(), [(b.id, Mode::Exclusive)]);

@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 use keyframe_manager::request::{
     CloneCreate, CloneMemory, CloneSource, NicPolicy, TemplateCreate, TemplateSource, TemplateUpdate,
 };
+use keyframe_model::agent::CutMethod;
 use serde_json::Value;
 
 use super::{Remote, typed, view};
@@ -37,7 +38,15 @@ pub(crate) fn clone(output: &Output, args: &VmCloneArgs) -> Result<()> {
         1 => format!("{}: made", args.name),
         count => format!("{count} machines made as {}", args.name),
     };
-    remote.finish(&answer, args.wait, &made)
+    let Some((value, job)) = remote.follow(&answer, args.wait)? else { return Ok(()) };
+    // Of one that stands still anyway there is nothing to say.
+    let made = match &job.instant {
+        Some(report) if report.method != CutMethod::AtRest => {
+            format!("{made}; of the source: {}", view::snapshot::stood_still(report))
+        }
+        Some(_) | None => made,
+    };
+    remote.done(&value, &job, &made)
 }
 
 fn policy(text: &NicPolicyText) -> NicPolicy {

@@ -116,9 +116,16 @@ impl Remote {
 
     /// Follows a job; when it has succeeded prints it as JSON, or `said` and what is worth knowing besides.
     fn finish(&mut self, answer: &Answer, wait: WaitArgs, said: &str) -> Result<()> {
-        let Some((value, job)) = self.follow(answer, wait)? else { return Ok(()) };
+        match self.follow(answer, wait)? {
+            Some((value, job)) => self.done(&value, &job, said),
+            None => Ok(()),
+        }
+    }
+
+    /// Prints a job that has succeeded as JSON, or `said` and what is worth knowing besides.
+    fn done(&mut self, value: &Value, job: &JobView, said: &str) -> Result<()> {
         if self.json {
-            return self.show(&value, |_| Ok(()));
+            return self.show(value, |_| Ok(()));
         }
         self.remark(said)?;
         job.notes.iter().try_for_each(|note| self.remark(&format!("note: {note}")))

@@ -45,6 +45,8 @@ impl Manager {
 fn view(job: Job) -> JobView {
     let notes = job.result.as_ref().and_then(|result| result.get("notes")).cloned();
     let mut notes: Vec<String> = notes.and_then(|notes| serde_json::from_value(notes).ok()).unwrap_or_default();
+    let instant = job.result.as_ref().and_then(|result| result.get("instant")).cloned();
+    let instant = instant.and_then(|report| serde_json::from_value(report).ok()).flatten();
     notes.extend(job.left.iter().map(|left| format!("left behind: {left}")));
     let of = JobRef::from(&job);
     let error = job.error.map(|failure| {
@@ -63,6 +65,7 @@ fn view(job: Job) -> JobView {
         ended: job.ended,
         error,
         notes,
+        instant,
         cancellable: !job.state.ended() && !job.committed && !job.cancel,
     }
 }

@@ -29,6 +29,13 @@ pub trait Kind: Send + Sync + 'static {
     /// The steps of a plan: always the same ones for the same plan, because they are made anew after a restart.
     fn steps(&self, plan: &Self::Plan) -> Vec<Box<dyn Step>>;
 
+    /// Lets go of what the job needs no longer once the step at that place is done: in the transaction that records it as done,
+    /// which happens once however often the step is run. Not called for the last step, after which the job [ends](Kind::finish),
+    /// whose `finish` has to see what is gone already.
+    async fn passed(&self, _tx: &mut Transaction, _job: JobId, _plan: &Self::Plan, _step: usize) -> Result<()> {
+        Ok(())
+    }
+
     /// Leaves all that [`begin`](Kind::begin) made busy at rest, whatever the outcome, and says what came of it. In the
     /// transaction that ends the job. Must not fail when the outcome is [`Broken`](Outcome::Broken).
     async fn finish(&self, tx: &mut Transaction, job: &Ending<'_, Self::Plan>) -> Result<Value>;

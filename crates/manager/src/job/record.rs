@@ -83,7 +83,8 @@ impl Course<'_> {
     ) -> std::result::Result<(), Halt> {
         let done = self.done(index, output);
         let next = self.intent(index + 1);
-        self.record("done", left, |job| {
+        let passed = next.is_some().then_some(index);
+        self.record_with("done", left, passed, |job| {
             job.left.extend(text);
             let mut steps = vec![done];
             if job.cancel && !job.committed && next.is_some() {
@@ -213,8 +214,23 @@ impl Course<'_> {
         left: &[Leftover],
         change: impl FnOnce(&mut Job) -> Result<Vec<JobStep>>,
     ) -> std::result::Result<(), Halt> {
+        self.record_with(what, left, None, change).await
+    }
+
+    /// The same, and what the kind makes of it that the step at the place `passed` is done.
+    async fn record_with(
+        &mut self,
+        what: &str,
+        left: &[Leftover],
+        passed: Option<usize>,
+        change: impl FnOnce(&mut Job) -> Result<Vec<JobStep>>,
+    ) -> std::result::Result<(), Halt> {
         let mut tx = self.engine.catalog.write().await?;
         let mut job = tx.job(self.job.id).await?;
+        if let Some(step) = passed {
+            let passed = self.kind.passed(&mut tx, &job, step).await;
+            passed.map_err(|e| Halt::of(e).map_or_else(|halt| halt, Halt::Hopeless))?;
+        }
         let steps = change(&mut job).map_err(Halt::Hopeless)?;
         for step in &steps {
             tx.put_step(step).await?;

@@ -48,6 +48,7 @@ impl Registry {
 pub(super) trait AnyKind: Send + Sync {
     fn as_any(&self) -> &dyn Any;
     fn steps(&self, plan: &Value) -> Result<Vec<Box<dyn Step>>>;
+    async fn passed(&self, tx: &mut Transaction, job: &Job, step: usize) -> Result<()>;
     async fn finish(
         &self,
         tx: &mut Transaction,
@@ -78,6 +79,10 @@ impl<K: Kind> AnyKind for Erased<K> {
 
     fn steps(&self, plan: &Value) -> Result<Vec<Box<dyn Step>>> {
         Ok(self.0.steps(&Self::plan(plan)?))
+    }
+
+    async fn passed(&self, tx: &mut Transaction, job: &Job, step: usize) -> Result<()> {
+        self.0.passed(tx, job.id, &Self::plan(&job.plan)?, step).await
     }
 
     async fn finish(

@@ -3,7 +3,9 @@
 //! ```text
 //!  (instant of the machine) ─► disks of each copy ─► start each ─► tell the guests ─► (delete the instant)
 //! ```
-//! Copies share blocks with their source and depend on nothing: the source may be deleted the moment the job has ended.
+//! Copies share blocks with their source and depend on nothing: the source may be deleted the moment the job has ended. A machine
+//! that is copied as it is now is let go of as soon as the copies have their disks. Its instant is the job's own, and whatever
+//! becomes of the machine from then on, the copies start from that.
 
 use async_trait::async_trait;
 use keyframe_catalog::Transaction;
@@ -19,10 +21,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::fresh::Random;
-use super::hold::{leave_new_vm, leave_vm, rest_before, rest_of, take_vm, vm_event};
+use super::hold::{holds_vm, leave_new_vm, leave_vm, release_vm, rest_before, rest_of, take_vm, vm_event};
 use super::snapshot_create::instant_of;
 use super::source::Source;
-use super::step::{DeleteInstants, FixIdentities, Instant, Make, NewGuest, Output, Start, UNPLUGGED, notes, outputs};
+use super::step::{
+    DeleteInstants, FixIdentities, Instant, Make, NewGuest, Output, Start, UNPLUGGED, notes, outputs, report,
+};
 use super::vm_create::FIRST;
 use crate::agent::Agent;
 use crate::job::{Begun, Ending, Kind, Outcome, Step};
@@ -179,6 +183,15 @@ impl Kind for CloneVm {
         steps
     }
 
+    async fn passed(&self, tx: &mut Transaction, job: JobId, plan: &ClonePlan, step: usize) -> Result<()> {
+        // The instant is the first step, and each copy with disks has one after it.
+        let made = plan.copies.iter().filter(|copy| !copy.volumes.is_empty()).count();
+        match &plan.instant {
+            Some(taken) if step == made => release_vm(tx, job, taken.wish.vm, taken.before).await,
+            Some(_) | None => Ok(()),
+        }
+    }
+
     async fn finish(&self, tx: &mut Transaction, job: &Ending<'_, ClonePlan>) -> Result<Value> {
         let left = outputs(job.outputs, self.steps(job.plan).len());
         let mut powers = left.iter().filter_map(|output| match output {
@@ -202,7 +215,9 @@ impl Kind for CloneVm {
                 told.extend(copy.keeps_identity.then_some(text));
             }
         }
-        if let Some(taken) = &job.plan.instant {
+        if let Some(taken) = &job.plan.instant
+            && holds_vm(tx, job.id, taken.wish.vm).await?
+        {
             let event = match job.outcome {
                 Outcome::Done => VmEvent::Finished(taken.before),
                 // Whatever became of the copies, nothing happened to the source.
@@ -211,7 +226,7 @@ impl Kind for CloneVm {
             leave_vm(tx, taken.wish.vm, event, |_| {}).await?;
         }
         told.extend(notes(&left));
-        Ok(json!({ "notes": told }))
+        Ok(json!({ "notes": told, "instant": report(&left) }))
     }
 }
 

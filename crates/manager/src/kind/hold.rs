@@ -134,6 +134,25 @@ pub(crate) async fn leave_vm(
     Ok(())
 }
 
+/// Whether the machine is there and the job has it still.
+pub(crate) async fn holds_vm(tx: &mut Transaction, job: JobId, vm: VmId) -> Result<bool> {
+    match tx.vm(vm).await {
+        Ok(vm) => Ok(matches!(vm.state, VmState::Busy { job: by, .. } if by == job)),
+        Err(e) if e.kind == keyframe_catalog::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Lets go of a machine to which nothing happened, with its locks, while the job goes on.
+pub(crate) async fn release_vm(tx: &mut Transaction, job: JobId, vm: VmId, rest: Rest) -> Result<()> {
+    if !holds_vm(tx, job, vm).await? {
+        return Ok(());
+    }
+    leave_vm(tx, vm, VmEvent::Finished(rest), |_| {}).await?;
+    tx.unlock_these(job, &[Resource::Vm(vm), Resource::Tree(vm)]).await?;
+    Ok(())
+}
+
 /// Lets go of a machine that the job was to make: it stays only if something of it does.
 pub(crate) async fn leave_new_vm(
     tx: &mut Transaction,

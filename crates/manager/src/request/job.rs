@@ -1,6 +1,6 @@
 //! Jobs as callers see them.
 
-use keyframe_model::agent::{JobId, SnapshotId, TemplateId, Timestamp, VmId};
+use keyframe_model::agent::{InstantReport, JobId, SnapshotId, TemplateId, Timestamp, VmId};
 use keyframe_model::{JobKind, JobState, Progress};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -69,6 +69,10 @@ pub struct JobView {
     /// What is worth knowing although it succeeded, for people.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+    /// How an instant was taken of the machine that it copies: how long that stood still and its writes were held, and by what
+    /// method. That of a snapshot is on the snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instant: Option<InstantReport>,
     /// Cancelling it is possible now.
     pub cancellable: bool,
 }

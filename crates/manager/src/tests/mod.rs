@@ -9,5 +9,6 @@ mod refusals;
 mod scale;
 mod scenario;
 pub(crate) mod site;
+mod sources;
 mod stuck;
 mod tree;

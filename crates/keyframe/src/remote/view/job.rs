@@ -43,6 +43,7 @@ pub(in crate::remote) fn show(job: &JobView, out: &mut impl Write) -> io::Result
     list.extend(job.ended.map(|at| ("ended (utc)", moment(at))));
     list.extend(job.job.vms.iter().map(|vm| ("vm", vm.to_string())));
     list.extend(job.job.source.map(|vm| ("copies vm", vm.to_string())));
+    list.extend(job.instant.iter().flat_map(super::snapshot::report));
     list.extend(job.job.snapshot.map(|snapshot| ("snapshot", snapshot.to_string())));
     list.extend(job.job.template.map(|template| ("template", template.to_string())));
     list.extend(job.error.as_ref().map(|error| ("error", error.message.clone())));

@@ -75,16 +75,17 @@ pub(in crate::remote) fn taken(vm: &str, view: &SnapshotView) -> String {
         None => begin,
         Some(report) => {
             let consistent = or_dash(view.consistency.map(word));
-            format!(
-                "{begin}, {consistent} consistent, guest paused {}, writes held {}",
-                span(report.paused),
-                span(report.held)
-            )
+            format!("{begin}, {consistent} consistent, {}", stood_still(report))
         }
     }
 }
 
-fn report(report: &InstantReport) -> Vec<(&'static str, String)> {
+/// For how long the machine was held up.
+pub(in crate::remote) fn stood_still(report: &InstantReport) -> String {
+    format!("guest paused {}, writes held {}", span(report.paused), span(report.held))
+}
+
+pub(super) fn report(report: &InstantReport) -> Vec<(&'static str, String)> {
     let mut list = vec![
         ("instant (utc)", moment(report.at)),
         ("method", method(report.method).to_owned()),
