@@ -46,6 +46,10 @@ fn a_guest_that_fills_the_pool_pauses_and_goes_on_by_itself_when_the_pool_has_gr
     let vm = site.boot("web", "128M", "")?;
     vm.act("disk", "attach", &["size=512M,name=big"])?;
     fill(&site, &vm)?;
+    let refused = site.refusal(["vm", "resume", "web"])?;
+    println!("{refused}");
+    ensure!(refused.contains("paused: no space") && refused.contains("keyframe pool grow"), "{refused}");
+    ensure!(vm.show()?["state"]["reason"] == "no-space", "{}", vm.show()?);
     grow(&site)?;
     // Nobody has to tell it: the host tries again, once a minute at the latest.
     vm.expect(Mark::default(), PATIENCE * 2, "FILLED 0", |line| line.contains("FILLED 0").then_some(()))?;

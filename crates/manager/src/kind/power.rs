@@ -165,7 +165,8 @@ power_kind!(
     /// Lets the processors go on.
     VmResume, Plain, VmResume, Resuming, |_| Rest::Running, paused |_: &Plain| false,
     |agent, plan: &PowerPlan<Plain>| -> Vec<Box<dyn Step>> {
-        vec![Box::new(Resume { agent, vm: plan.vm, name: plan.name.clone(), generation: plan.generation })]
+        let (name, generation, before) = (plan.name.clone(), plan.generation, plan.before);
+        vec![Box::new(Resume { agent, vm: plan.vm, name, generation, before })]
     }
 );
 

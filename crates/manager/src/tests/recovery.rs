@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use keyframe_agent::array::fake::When;
 use keyframe_agent::hypervisor::fake::When as MachineWhen;
-use keyframe_model::agent::{Fault, FaultKind, PauseReason, VmId};
+use keyframe_model::agent::{Fault, FaultKind, PauseReason, Power, VmId};
 use keyframe_model::{JobState, Rest, SnapshotKind, Vm, VmState};
 
 use super::site::{LIMITS, Site, call, caller, done, ended, job, make, refused, snap, wish};
@@ -91,6 +91,33 @@ async fn what_machines_do_by_themselves_is_seen() {
     let manager = site.manager().await;
     seen(&manager, vm, Rest::Stopped).await;
     manager.stop().await;
+}
+
+/// Whatever the host answers: what counts is what the guest does a moment later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_a_disk_stops_again_at_once_is_not_resumed() {
+    let full = "stands still again, paused: no space; delete snapshots or machines, or grow the pool with";
+    let broken = "stands still again, paused: disk error; a disk fails";
+    for (reason, kind, says) in
+        [(PauseReason::NoSpace, ErrorKind::NoSpace, full), (PauseReason::IoError, ErrorKind::State, broken)]
+    {
+        let (site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], true).await;
+        site.fake.stumble(vm, reason).unwrap();
+        seen(&manager, vm, Rest::Paused { reason }).await;
+        let resumed = manager.resume_vm(&call(), vm).await.unwrap();
+        while site.fake.machine(vm).unwrap().power != Power::Running {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        site.fake.stumble(vm, reason).unwrap();
+        let error = ended(&manager, resumed.id).await.error.expect("it is said to go on");
+        assert_eq!(error.kind, kind, "{}", error.message);
+        assert!(error.message.contains(says), "{}", error.message);
+        assert_eq!(manager.vm(&caller(), vm).await.unwrap().vm.state, VmState::At { rest: Rest::Paused { reason } });
+        assert!(!site.fake.faults().calls().iter().any(|call| call == "pause"), "its host is to try no more");
+        done(&manager, manager.resume_vm(&call(), vm).await.unwrap().id).await;
+        assert_eq!(manager.vm(&caller(), vm).await.unwrap().vm.state, VmState::At { rest: Rest::Running });
+        manager.stop().await;
+    }
 }
 
 /// In the events and on the machine, in the host's words, with names for what has one.

@@ -3,18 +3,24 @@
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use keyframe_model::Rest;
 use keyframe_model::agent::{Generation, PauseReason, Power, StartVm, StopHow, StopVm, VmId};
 use serde_json::Value;
+use tokio::time::sleep;
 
 use super::Output;
 use crate::agent::Agent;
 use crate::job::{Context, Step};
+use crate::kind::hold::{PAUSED, rest_of};
 use crate::{Error, ErrorKind, Result};
 
 /// What a start may take besides loading memory.
 const START: Duration = Duration::from_secs(120);
 /// How long a guest is asked to power off before it is asked whether that is still wished.
 const ASK: Duration = Duration::from_secs(5);
+/// How long a guest that a disk had stopped is looked at after it went on, and how often.
+const AFTER_RESUME: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(25);
 
 /// Asks the host whether it could start a machine, before anything is given up for that.
 pub(crate) struct Check {
@@ -172,46 +178,97 @@ impl Step for Stop {
     }
 }
 
-macro_rules! act {
-    ($(#[$doc:meta])* $name:ident: $call:ident, undone by $undo:ident, $verb:literal, power $power:pat) => {
-        $(#[$doc])*
-        pub(crate) struct $name {
-            pub(crate) agent: Agent,
-            pub(crate) vm: VmId,
-            pub(crate) name: String,
-            pub(crate) generation: Generation,
-        }
-
-        #[async_trait]
-        impl Step for $name {
-            fn name(&self) -> String {
-                format!("{} {}", $verb, self.name)
-            }
-
-            async fn run(&self, _: &Context) -> Result<Value> {
-                Output::Power(self.agent.$call(self.vm, self.generation).await?.power).value()
-            }
-
-            async fn undo(&self, _: &Context) -> Result<()> {
-                let status = self.agent.vm(self.vm).await?;
-                if matches!(status.power, $power) {
-                    self.agent.$undo(self.vm, self.generation).await?;
-                }
-                Ok(())
-            }
-        }
-    };
+/// Lets the processors stand still; undone, they go on, unless they cannot.
+pub(crate) struct Pause {
+    pub(crate) agent: Agent,
+    pub(crate) vm: VmId,
+    pub(crate) name: String,
+    pub(crate) generation: Generation,
 }
 
-act!(
-    /// Lets the processors stand still; undone, they go on, unless they cannot.
-    Pause: pause, undone by resume, "pause",
-    power Power::Paused { reason: PauseReason::Asked | PauseReason::NoSpace | PauseReason::IoError }
-);
-act!(
-    /// Lets the processors go on; undone, they stand still.
-    Resume: resume, undone by pause, "resume", power Power::Running
-);
+#[async_trait]
+impl Step for Pause {
+    fn name(&self) -> String {
+        format!("pause {}", self.name)
+    }
+
+    async fn run(&self, _: &Context) -> Result<Value> {
+        Output::Power(self.agent.pause(self.vm, self.generation).await?.power).value()
+    }
+
+    async fn undo(&self, _: &Context) -> Result<()> {
+        use PauseReason::{Asked, IoError, NoSpace};
+        let status = self.agent.vm(self.vm).await?;
+        if matches!(status.power, Power::Paused { reason: Asked | NoSpace | IoError }) {
+            self.agent.resume(self.vm, self.generation).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Lets the processors go on; undone, they stand still, as they do when they cannot go on.
+pub(crate) struct Resume {
+    pub(crate) agent: Agent,
+    pub(crate) vm: VmId,
+    pub(crate) name: String,
+    pub(crate) generation: Generation,
+    /// Why they stood still.
+    pub(crate) before: Rest,
+}
+
+impl Resume {
+    /// Looks whether what stopped the guest stops it again. What it could not write is tried again before all else.
+    async fn see(&self, mut power: Power) -> Result<Power> {
+        let stopped_by_disk = Rest::Paused { reason: PauseReason::NoSpace } == self.before
+            || Rest::Paused { reason: PauseReason::IoError } == self.before;
+        let until = Instant::now() + AFTER_RESUME;
+        while stopped_by_disk && power == Power::Running && Instant::now() < until {
+            sleep(LOOK).await;
+            power = self.agent.vm(self.vm).await?.power;
+        }
+        Ok(power)
+    }
+}
+
+#[async_trait]
+impl Step for Resume {
+    fn name(&self) -> String {
+        format!("resume {}", self.name)
+    }
+
+    async fn run(&self, _: &Context) -> Result<Value> {
+        let power = self.agent.resume(self.vm, self.generation).await?.power;
+        let power = self.see(power).await?;
+        let (kind, way_out) = match power {
+            Power::Paused { reason: PauseReason::NoSpace } => (
+                ErrorKind::NoSpace,
+                "delete snapshots or machines, or grow the pool with `keyframe pool grow`; it goes on by itself then",
+            ),
+            Power::Paused { reason: PauseReason::IoError } => {
+                (ErrorKind::State, "a disk fails, and the agent's log says how; resume it again when that is mended")
+            }
+            Power::Off | Power::Running | Power::Paused { reason: PauseReason::Asked | PauseReason::Crashed } => {
+                return Output::Power(power).value();
+            }
+        };
+        let message = format!("{} went on and stands still again, {}; {way_out}", self.name, rest_of(&power));
+        Err(Error::new(kind, message))
+    }
+
+    async fn undo(&self, _: &Context) -> Result<()> {
+        let status = self.agent.vm(self.vm).await?;
+        // One that stands still for a disk stays like that, unless it had been stopped by somebody.
+        let pause = match status.power {
+            Power::Running => true,
+            Power::Paused { reason: PauseReason::NoSpace | PauseReason::IoError } => self.before == PAUSED,
+            Power::Off | Power::Paused { reason: PauseReason::Asked | PauseReason::Crashed } => false,
+        };
+        if pause {
+            self.agent.pause(self.vm, self.generation).await?;
+        }
+        Ok(())
+    }
+}
 
 /// Presses the reset button, which nothing undoes.
 pub(crate) struct Reset {
