@@ -21,7 +21,10 @@ pub use job::{JobEvent, JobKind, JobState, Progress};
 pub use keyframe_agent_api as agent;
 pub use name::{Name, NamePattern, Tag, numbered};
 pub use refusal::{Refusal, RefusalKind};
-pub use snapshot::{Consistency, Snapshot, SnapshotDisk, SnapshotEvent, SnapshotKind, SnapshotOrigin, SnapshotState};
+pub use snapshot::{
+    Consistency, Finding, Snapshot, SnapshotDisk, SnapshotEvent, SnapshotKind, SnapshotOrigin, SnapshotState,
+    Verification,
+};
 pub use template::{Template, TemplateEvent, TemplateOrigin, TemplateState};
 pub use tree::{Node, Removal, Tree};
 pub use vm::{Activity, Disk, Hardware, Nic, Notice, Rest, Trouble, Vm, VmEvent, VmState};

@@ -54,6 +54,32 @@ pub struct Snapshot {
     /// How it went; absent until it is taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<InstantReport>,
+    /// What was found when it was verified last; absent until it is, and after its memory was stored anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Verification>,
+}
+
+/// What a verification of a snapshot has found.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Verification {
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    #[serde(flatten)]
+    pub finding: Finding,
+}
+
+/// How a snapshot was found.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "finding", rename_all = "kebab-case")]
+pub enum Finding {
+    /// All of it is there, and its memory is as it was captured, whether or not this host can load it.
+    Whole,
+    /// Something of it is lost or damaged.
+    Damaged {
+        /// What, for people, with what can be used still.
+        reason: String,
+    },
 }
 
 /// One disk in a snapshot.

@@ -2,7 +2,7 @@ use keyframe_agent_api::{
     Bytes, CutMethod, Generation, GuestAnswer, InstantReport, MemoryInfo, Micros, SnapshotId, Timestamp,
 };
 use keyframe_catalog::{Change, ErrorKind, EventKind, PageOf, SnapshotFilter, SnapshotPhase};
-use keyframe_model::{SnapshotEvent, SnapshotKind, SnapshotOrigin, SnapshotState};
+use keyframe_model::{Finding, SnapshotEvent, SnapshotKind, SnapshotOrigin, SnapshotState, Verification};
 
 use crate::world::{Place, on_both, snapshot, vm};
 
@@ -26,6 +26,8 @@ async fn a_snapshot_lives(place: Place) {
     let mut old = s.clone();
     s.state = s.after(&SnapshotEvent::Broke("lost".into())).unwrap();
     s.tags = vec!["z".parse().unwrap()];
+    s.verification =
+        Some(Verification { at: Timestamp(7), finding: Finding::Damaged { reason: "a disk is lost".into() } });
     tx.update_snapshot(&mut s).await.unwrap();
     assert_eq!((tx.snapshot(s.id).await.unwrap(), s.generation), (s.clone(), Generation(2)));
     let stale = tx.update_snapshot(&mut old).await.unwrap_err();

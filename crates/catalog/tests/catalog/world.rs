@@ -106,6 +106,7 @@ pub(crate) fn snapshot(vm: &Vm, name: &str, parent: Option<SnapshotId>) -> Snaps
         quiesce: Quiesce::No,
         hardware: vm.hardware.clone(),
         report: None,
+        verification: None,
     }
 }
 

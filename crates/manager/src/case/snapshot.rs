@@ -214,7 +214,7 @@ fn view(snapshot: Snapshot, current: bool, space: Option<SnapshotSpace>) -> Snap
 
 fn tree_node(node: keyframe_model::Node, snapshot: Snapshot, space: Option<SnapshotSpace>) -> TreeNode {
     let consistency = snapshot.consistency();
-    let Snapshot { name, generation, state, kind, origin, created, expires, locked, tags, .. } = snapshot;
+    let Snapshot { name, generation, state, kind, origin, created, expires, locked, tags, verification, .. } = snapshot;
     let generation: Generation = generation;
     let keyframe_model::Node { id, parent, depth } = node;
     TreeNode {
@@ -231,6 +231,7 @@ fn tree_node(node: keyframe_model::Node, snapshot: Snapshot, space: Option<Snaps
         expires,
         locked,
         tags,
+        verification,
         space,
     }
 }

@@ -357,5 +357,6 @@ fn kept(vm: &Vm, plan: &ApplyJob, name: Name, job: JobId, expires: Option<Timest
         quiesce: Quiesce::No,
         hardware: vm.hardware.clone(),
         report: None,
+        verification: None,
     }
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use keyframe_catalog::{Resource, Transaction};
-use keyframe_model::agent::{Bytes, Generation, JobId, MemoryInfo, MemoryState, SnapshotId, VolumeRef};
+use keyframe_model::agent::{Bytes, Generation, JobId, MemoryInfo, MemoryState, SnapshotId, Timestamp, VolumeRef};
 use keyframe_model::memory::Loader;
-use keyframe_model::{JobKind, Snapshot};
+use keyframe_model::{Finding, JobKind, Snapshot, Verification};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -55,6 +55,23 @@ async fn begin(tx: &mut Transaction, job: JobId, snapshot: &Snapshot, verb: &str
     };
     let title = format!("{verb} {} of {}", snapshot.name, vm.name);
     Ok(Begun { plan, title, vms: vec![vm.id], source: None, snapshot: Some(snapshot.id), template: None })
+}
+
+/// What the end of a job that reads all of a snapshot says of it: nothing unless all was read, or something found damaged.
+fn finding(outcome: &Outcome) -> Option<Finding> {
+    match outcome {
+        Outcome::Done => Some(Finding::Whole),
+        Outcome::Undone { cause } | Outcome::Broken { cause, .. } => match cause.kind {
+            ErrorKind::Corrupt => Some(Finding::Damaged { reason: cause.message.clone() }),
+            // Read to its end, and not to be loaded by this host.
+            ErrorKind::Unsupported => Some(Finding::Whole),
+            _ => None,
+        },
+    }
+}
+
+fn found(finding: Finding) -> Verification {
+    Verification { at: Timestamp::now(), finding }
 }
 
 fn deadline(memory: Option<&MemoryInfo>) -> Duration {
@@ -110,8 +127,17 @@ impl Kind for SnapshotCompress {
             Output::Instant(_) | Output::Power(_) | Output::Sizes(_) | Output::Notes(_) | Output::Told(_) => None,
         });
         // Whatever became of the job, the image is what the host said last.
-        let Some(stored) = stored else { return Ok(Value::Null) };
+        let Some(stored) = stored else {
+            if let Some(damaged @ Finding::Damaged { .. }) = finding(job.outcome) {
+                let mut snapshot = tx.snapshot(job.plan.snapshot).await?;
+                snapshot.verification = Some(found(damaged));
+                tx.update_snapshot(&mut snapshot).await?;
+            }
+            return Ok(Value::Null);
+        };
         let mut snapshot = tx.snapshot(job.plan.snapshot).await?;
+        // Nobody has read the new image yet.
+        snapshot.verification = None;
         let before = memory_of(&snapshot).map_or(stored.stored, |memory| memory.stored);
         let note = format!("its memory takes {} MiB now, {} before", mib(stored.stored), mib(before));
         if let Some(report) = &mut snapshot.report {
@@ -185,7 +211,12 @@ impl Kind for SnapshotVerify {
         })]
     }
 
-    async fn finish(&self, _: &mut Transaction, job: &Ending<'_, ImagePlan>) -> Result<Value> {
+    async fn finish(&self, tx: &mut Transaction, job: &Ending<'_, ImagePlan>) -> Result<Value> {
+        if let Some(finding) = finding(job.outcome) {
+            let mut snapshot = tx.snapshot(job.plan.snapshot).await?;
+            snapshot.verification = Some(found(finding));
+            tx.update_snapshot(&mut snapshot).await?;
+        }
         match job.outcome {
             Outcome::Done => Ok(json!({ "notes": notes(&outputs(job.outputs, 1)) })),
             Outcome::Undone { .. } | Outcome::Broken { .. } => Ok(Value::Null),

@@ -111,6 +111,7 @@ impl Kind for SnapshotCreate {
             quiesce: order.quiesce,
             hardware: vm.hardware.clone(),
             report: None,
+            verification: None,
         };
         tx.insert_snapshot(&snapshot).await.map_err(of_snapshot(&vm, &snapshot.name))?;
         let title = format!("snapshot {} as {}", vm.name, snapshot.name);

@@ -1,7 +1,7 @@
 //! Snapshots: wishes and views.
 
 use keyframe_model::agent::{Bytes, Generation, Micros, Quiesce, SnapshotId, Timestamp, VmId};
-use keyframe_model::{Consistency, Name, Snapshot, SnapshotKind, SnapshotOrigin, SnapshotState, Tag};
+use keyframe_model::{Consistency, Name, Snapshot, SnapshotKind, SnapshotOrigin, SnapshotState, Tag, Verification};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -220,6 +220,9 @@ pub struct TreeNode {
     /// For people and policies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<Tag>,
+    /// What was found when it was verified last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Verification>,
     /// What it takes, if asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub space: Option<SnapshotSpace>,

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use keyframe_model::agent::{Bytes, SnapshotId};
-use keyframe_model::{JobKind, JobState, SnapshotKind, Vm};
+use keyframe_agent::array::fake::When as ArrayWhen;
+use keyframe_model::agent::{Bytes, FaultKind, SnapshotId};
+use keyframe_model::{Finding, JobKind, JobState, SnapshotKind, Vm};
 
 use super::site::{Site, call, caller, done, ended, make, refused, snap, wish};
 use crate::request::{
@@ -17,6 +18,12 @@ async fn compressed(manager: &Manager, snapshot: SnapshotId) -> bool {
     view.snapshot.report.unwrap().memory.is_some_and(|memory| memory.compressed)
 }
 
+/// What is kept of the last verification.
+async fn found(manager: &Manager, snapshot: SnapshotId) -> Option<Finding> {
+    let verification = manager.snapshot(&caller(), snapshot, false).await.unwrap().snapshot.verification;
+    verification.map(|verification| verification.finding)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_memory_is_compressed_once_and_verified_often() {
     let site = Site::new(true).await;
@@ -26,10 +33,14 @@ async fn a_memory_is_compressed_once_and_verified_often() {
     let memory = snap(&manager, vm, "memory", SnapshotKind::DiskAndMemory).await;
     assert!(!compressed(&manager, memory).await, "not before its time");
     for snapshot in [disk, memory] {
+        assert_eq!(found(&manager, snapshot).await, None);
         done(&manager, manager.verify_snapshot(&call(), snapshot).await.unwrap().id).await;
+        assert_eq!(found(&manager, snapshot).await, Some(Finding::Whole));
     }
     done(&manager, manager.compress_snapshot(&call(), memory).await.unwrap().id).await;
     assert!(compressed(&manager, memory).await);
+    assert_eq!(found(&manager, memory).await, None, "nobody has read the new image");
+    assert_eq!(found(&manager, disk).await, Some(Finding::Whole));
     let error = refused(manager.compress_snapshot(&call(), memory).await);
     assert_eq!(error.message, "the memory of snapshot memory is compressed already");
     let error = refused(manager.compress_snapshot(&call(), disk).await);
@@ -47,6 +58,7 @@ async fn a_memory_is_compressed_once_and_verified_often() {
     let says = "the memory image of snapshot memory is whole, but not loadable here: its memory was stored by fake 1.1, and \
                 the host has fake 1.0, which is older and does not understand it; its disks can be used without memory";
     assert_eq!(failed.error.unwrap().message, says);
+    assert_eq!(found(&manager, memory).await, Some(Finding::Whole));
 
     for entry in std::fs::read_dir(site.path("memory")).unwrap() {
         std::fs::remove_file(entry.unwrap().path()).unwrap();
@@ -54,6 +66,21 @@ async fn a_memory_is_compressed_once_and_verified_often() {
     let failed = ended(&manager, manager.verify_snapshot(&call(), memory).await.unwrap().id).await;
     let says = "the memory image of snapshot memory is lost; its disks can be used without memory";
     assert_eq!((failed.state, failed.error.unwrap().message.as_str()), (JobState::Failed, says));
+    let damaged = Some(Finding::Damaged { reason: says.to_owned() });
+    assert_eq!(found(&manager, memory).await, damaged);
+    // What says nothing of the snapshot changes nothing of what is known of it.
+    site.with_agent(|agent| {
+        agent.array("fake").faults().fail("has-snapshot", 1, ArrayWhen::Before, FaultKind::Internal)
+    });
+    let failed = ended(&manager, manager.verify_snapshot(&call(), memory).await.unwrap().id).await;
+    assert_eq!(failed.error.unwrap().kind, ErrorKind::Internal);
+    assert_eq!(found(&manager, memory).await, damaged);
+    let tree = manager.tree(&caller(), vm, false).await.unwrap();
+    let shown = tree.nodes.into_iter().find(|node| node.id == memory).unwrap().verification;
+    assert_eq!(shown.map(|verification| verification.finding), damaged, "the tree does not say so");
+    manager.stop().await;
+    let manager = site.manager().await;
+    assert_eq!(found(&manager, memory).await, damaged);
     manager.stop().await;
 }
 

@@ -87,6 +87,7 @@ pub(crate) fn snapshot(number: u128, state: SnapshotState, disks: Vec<Disk>) -> 
         quiesce: Quiesce::No,
         hardware: hardware(disks),
         report: None,
+        verification: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use keyframe_manager::request::{DiffView, DiskDiff, DiskPresence, SnapshotView};
 use keyframe_model::agent::{CutMethod, GuestAnswer, InstantReport, VmId};
-use keyframe_model::{SnapshotOrigin, SnapshotState};
+use keyframe_model::{Finding, SnapshotOrigin, SnapshotState, Verification};
 
 use super::{fields, moment, or_dash, print, size, span, word};
 
@@ -34,7 +34,7 @@ pub(in crate::remote) fn list(
             or_dash(view.consistency.map(word)),
             state(&snapshot.state).to_owned(),
             moment(snapshot.created),
-            super::tree::remarks(snapshot.locked, snapshot.expires, &snapshot.tags),
+            super::tree::remarks(snapshot.verification.as_ref(), snapshot.locked, snapshot.expires, &snapshot.tags),
         ]
     };
     print(
@@ -132,6 +132,13 @@ pub(in crate::remote) fn show(view: &SnapshotView, out: &mut impl Write) -> io::
     list.push(("processors", snapshot.hardware.cpus.to_string()));
     list.push(("disks", snapshot.hardware.disks.len().to_string()));
     list.extend(snapshot.report.iter().flat_map(report));
+    if let Some(Verification { at, finding }) = &snapshot.verification {
+        list.push(("verified (utc)", moment(*at)));
+        list.push(match finding {
+            Finding::Whole => ("found", "whole".to_owned()),
+            Finding::Damaged { reason } => ("found damaged", reason.clone()),
+        });
+    }
     if let Some(space) = &view.space {
         list.push(("referenced", size(space.referenced)));
         list.push(("unique", size(space.unique)));

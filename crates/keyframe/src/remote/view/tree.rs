@@ -5,14 +5,22 @@ use std::io::{self, Write};
 
 use keyframe_manager::request::{TreeNode, TreeView};
 use keyframe_model::agent::{Bytes, Timestamp};
-use keyframe_model::{SnapshotState, Tag};
+use keyframe_model::{Finding, SnapshotState, Tag, Verification};
 
 use super::{moment, or_dash, print, size, word};
 use crate::show::tree::{Leaf, graph};
 
-/// Lock, end and tags in one column.
-pub(super) fn remarks(locked: bool, expires: Option<Timestamp>, tags: &[Tag]) -> String {
+/// Damage, lock, end and tags in one column.
+pub(super) fn remarks(
+    verification: Option<&Verification>,
+    locked: bool,
+    expires: Option<Timestamp>,
+    tags: &[Tag],
+) -> String {
     let mut words: Vec<String> = Vec::new();
+    if let Some(Verification { finding: Finding::Damaged { .. }, .. }) = verification {
+        words.push("damaged".into());
+    }
     if locked {
         words.push("locked".into());
     }
@@ -64,7 +72,7 @@ pub(in crate::remote) fn draw(view: &TreeView, out: &mut impl Write) -> io::Resu
             kind(node),
             or_dash(node.consistency.map(word)),
             moment(node.created),
-            remarks(node.locked, node.expires, &node.tags),
+            remarks(node.verification.as_ref(), node.locked, node.expires, &node.tags),
         ];
         if with_space {
             let space = node.space.unwrap_or_default();
@@ -109,11 +117,13 @@ mod tests {
                 "created": 1_000_000_000_000_000i64, "locked": locked, "tags": if locked { vec!["gold"] } else { vec![] }
             })
         };
+        let mut damaged = node(4, Some(2), 2, "other", "disk", false);
+        damaged["verification"] = serde_json::json!({ "at": 1, "finding": "damaged", "reason": "a disk is lost" });
         let view = serde_json::json!({
             "vm": id(99), "name": "web", "current": id(3),
             "nodes": [
                 node(1, None, 0, "base", "disk", true), node(2, Some(1), 1, "one", "disk+memory", false),
-                node(3, Some(2), 2, "two", "disk", false), node(4, Some(2), 2, "other", "disk", false)
+                node(3, Some(2), 2, "two", "disk", false), damaged
             ]
         });
         let mut out = Vec::new();
@@ -122,7 +132,7 @@ mod tests {
 SNAPSHOT              KIND  CONSISTENT        CREATED (UTC)       REMARKS
 ○ base                disk       crash  2001-09-09 01:46:40  locked #gold
 ◉ one          disk+memory       crash  2001-09-09 01:46:40
-├─○ other             disk       crash  2001-09-09 01:46:40
+├─○ other             disk       crash  2001-09-09 01:46:40       damaged
 ○ two                 disk       crash  2001-09-09 01:46:40
 * web is here
 ";
