@@ -29,6 +29,12 @@ impl Registry {
         self
     }
 
+    /// Those that are known.
+    #[cfg(test)]
+    pub(crate) fn kinds(&self) -> std::collections::BTreeSet<JobKind> {
+        self.0.keys().copied().collect()
+    }
+
     pub(super) fn any(&self, kind: JobKind) -> Result<&Arc<dyn AnyKind>> {
         self.0.get(&kind).ok_or_else(|| {
             Error::new(ErrorKind::Unsupported, format!("this version of Keyframe knows no jobs of the kind {kind:?}"))

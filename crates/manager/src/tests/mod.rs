@@ -4,6 +4,7 @@ mod dry_runs;
 mod image;
 mod kinds;
 mod leftovers;
+mod made;
 mod recovery;
 mod refusals;
 mod scale;

@@ -9,11 +9,12 @@ use std::time::Duration;
 use keyframe_agent::array::Array;
 use keyframe_agent::hypervisor::fake::{Fake, FakeOptions};
 use keyframe_agent::testing::{TestAgent, TestOptions};
-use keyframe_catalog::Catalog;
+use keyframe_catalog::{Catalog, Owner};
 use keyframe_model::agent::{Bytes, JobId, Power, SnapshotId, VmId, VolumeRef};
 use keyframe_model::{JobState, SnapshotKind, Vm};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::agent::{Agent, AgentAddress};
 use crate::job::Limits;
@@ -39,7 +40,7 @@ pub(crate) struct Site {
     pub(crate) fake: Arc<Fake>,
     agent: Mutex<Option<TestAgent>>,
     pub(crate) catalog: Catalog,
-    dir: tempfile::TempDir,
+    dir: TempDir,
 }
 
 /// Whoever may do everything.
@@ -66,11 +67,21 @@ impl Drop for Site {
 impl Site {
     /// A new one, whose guests write to their disks if `disks`.
     pub(crate) async fn new(disks: bool) -> Site {
-        let dir = tempfile::tempdir().unwrap();
+        Site::on(tempfile::tempdir().unwrap(), disks).await
+    }
+
+    /// One on what lies in a folder.
+    pub(crate) async fn on(dir: TempDir, disks: bool) -> Site {
         let fake = Arc::new(Fake::new(dir.path().join("machines"), FakeOptions { disks }));
         let agent = TestAgent::start(dir.path(), fake.clone(), &TestOptions::default()).unwrap();
         let catalog = Catalog::open(dir.path().join("catalog.db").to_str().unwrap()).await.unwrap();
         Site { fake, agent: Mutex::new(Some(agent)), catalog, dir }
+    }
+
+    /// Ends everything on it, as if its power had been cut, and leaves what lies there.
+    pub(crate) async fn fall_silent(&self) {
+        self.catalog.close().await;
+        elsewhere(self.agent.lock().take());
     }
 
     /// A new one whose guests do not write, a manager on it, and its machine `web`, with a disk of each of these bytes.
@@ -131,9 +142,11 @@ impl Site {
         hasher.finish()
     }
 
-    /// All that is on the host: volumes with their snapshots and contents, machines, memory images.
+    /// All that is on the host: volumes with their snapshots and contents, machines, memory images. What a disk held that was
+    /// taken out is in nobody's reach, so it is left out.
     pub(crate) async fn look(&self) -> Value {
         let mut volumes = Vec::new();
+        let mut catalog = self.catalog.read().await.unwrap();
         for name in ["fake", "fake2"] {
             let array = self.with_agent(|agent| agent.array(name).clone());
             for info in array.volumes(None, 10_000).unwrap() {
@@ -142,13 +155,17 @@ impl Site {
                 snapshots.sort();
                 let versions: Vec<Value> =
                     snapshots.into_iter().map(|id| json!([id, self.content(&info.volume, Some(id))])).collect();
-                let content = self.content(&info.volume, None);
+                let owners = catalog.owners_of(&info.volume).await.unwrap();
+                let used = owners.iter().any(|owner| !matches!(owner, Owner::Snapshot(_)));
+                let content = used.then(|| self.content(&info.volume, None));
                 volumes.push(json!({ "volume": info.volume, "size": info.size, "content": content, "had": versions }));
             }
         }
         let client = self.client();
         let mut vms = Vec::new();
-        for status in client.vms().await.unwrap() {
+        for mut status in client.vms().await.unwrap() {
+            // Whatever comes back comes last.
+            status.machine.iter_mut().for_each(|machine| machine.disks.sort_by_key(|disk| disk.slot));
             if status.power != Power::Off {
                 vms.push(json!([status.vm, status.power, status.machine]));
             }

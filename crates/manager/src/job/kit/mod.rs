@@ -36,6 +36,11 @@ pub trait World: Send + Sync {
 
     /// All there is outside of the catalog, in a fixed order.
     async fn look(&self) -> Value;
+
+    /// What of a world is as before after a job that failed; all of it, unless the kind promises less.
+    fn promised(&self, world: Value) -> Value {
+        world
+    }
 }
 
 /// What was done.
@@ -126,7 +131,8 @@ impl<M> Kit<M> {
         M: Fn() -> F,
     {
         self.runs += 1;
-        let run = Run::of(&(self.make)().await, sabotage).await?;
+        let world = (self.make)().await;
+        let run = Run::of(&world, sabotage).await?;
         if !run.job.left.is_empty() {
             return Err(violation(sabotage, format!("the job leaves something behind: {:?}", run.job.left)));
         }
@@ -134,7 +140,10 @@ impl<M> Kit<M> {
             JobState::Succeeded => {
                 ("as after an undisturbed job", difference(&nameless(self.done.clone()), &nameless(run.after.clone())))
             }
-            _ => ("as before", difference(&steady(run.before.clone()), &steady(run.after.clone()))),
+            _ => {
+                let promised = |whole: &Value| steady(world.promised(whole.clone()));
+                ("as before", difference(&promised(&run.before), &promised(&run.after)))
+            }
         };
         if let Some(difference) = difference {
             return Err(violation(
