@@ -22,11 +22,17 @@ pub struct Held<'a> {
 const LOOK: Duration = Duration::from_millis(2);
 
 impl Site {
-    /// Has the next job that gets there held at `place`: `disk-attach 1 after`, `disk-attach 0 before undo`.
+    /// Has the next job that gets there held at `place`: `disk-attach 1 after`, `disk-attach 0 before undo`; or has its step
+    /// panic: `disk-attach 1 panics`.
     pub fn arm(&self, place: &str) -> Result<()> {
         let folder = self.data().join(BREAKPOINTS);
         fs::write(folder.join("new"), place)?;
         Ok(fs::rename(folder.join("new"), folder.join("armed"))?)
+    }
+
+    /// Fails unless a job got to the place that was armed last; what has reached it is held no more.
+    pub fn disarm(&self) -> Result<()> {
+        fs::remove_file(self.data().join(BREAKPOINTS).join("reached")).context("no job got there")
     }
 
     /// Orders a job, and waits until it is held at `place` or has ended.
@@ -88,6 +94,6 @@ impl Held<'_> {
     /// Lets it go on.
     pub fn release(&mut self) -> Result<()> {
         self.reached = false;
-        fs::remove_file(self.site.data().join(BREAKPOINTS).join("reached")).context("release a job that is not held")
+        self.site.disarm()
     }
 }

@@ -21,16 +21,26 @@ struct Inventory {
 impl Site {
     /// Waits until nothing is under way and nothing is left over.
     pub fn wait_until_at_rest(&self) -> Result<()> {
-        self.wait_until(PATIENCE * 2, || self.check_at_rest())
+        self.wait_until_at_rest_but(None)
+    }
+
+    /// The same, but this machine, if one is named, is in error.
+    pub fn wait_until_at_rest_but(&self, broken: Option<&str>) -> Result<()> {
+        self.wait_until(PATIENCE * 2, || self.check_at_rest_but(broken))
     }
 
     /// Fails if anything is under way, left over or missing.
     pub fn check_at_rest(&self) -> Result<()> {
+        self.check_at_rest_but(None)
+    }
+
+    fn check_at_rest_but(&self, broken: Option<&str>) -> Result<()> {
         let active = list(self.json(["job", "list", "--active"])?)?;
         ensure!(active.is_empty(), "jobs are under way: {active:?}");
         for vm in list(self.json(["vm", "list"])?)? {
             let state = &vm["state"]["state"];
-            ensure!(state == "at", "machine {} is {}", vm["name"], vm["state"]);
+            let right = if vm["name"].as_str() == broken { "error" } else { "at" };
+            ensure!(state == right, "machine {} is {}", vm["name"], vm["state"]);
         }
         for snapshot in list(self.json(["snapshot", "list"])?)? {
             let state = &snapshot["state"]["state"];

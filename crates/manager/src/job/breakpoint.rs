@@ -2,7 +2,8 @@
 //!
 //! `KEYFRAME_BREAKPOINTS` names a folder. A test writes a file `armed` there that says where: `disk-attach 1 after`, or
 //! `disk-attach 0 before undo`. The first job that gets there renames it to `reached`, and waits until that is gone. So nothing
-//! is held twice, neither the same step tried again nor the manager started after this one.
+//! is held twice, neither the same step tried again nor the manager started after this one. `disk-attach 1 panics` has the step
+//! panic instead, as a bug in it would.
 
 use std::fs;
 use std::path::PathBuf;
@@ -59,11 +60,16 @@ struct Held {
 }
 
 impl Held {
+    /// Whether a test waits for this moment; it is told that it has come.
+    fn is_awaited(&self, when: &str) -> bool {
+        let (armed, here) = (self.folder.join("armed"), format!("{} {when}", self.place));
+        fs::read_to_string(&armed).is_ok_and(|place| place.trim() == here)
+            && fs::rename(&armed, self.folder.join("reached")).is_ok()
+    }
+
     async fn reach(&self, when: &str) {
-        let (armed, reached) = (self.folder.join("armed"), self.folder.join("reached"));
-        let here = format!("{} {when}", self.place);
-        if fs::read_to_string(&armed).is_ok_and(|place| place.trim() == here) && fs::rename(&armed, &reached).is_ok() {
-            while reached.exists() {
+        if self.is_awaited(when) {
+            while self.folder.join("reached").exists() {
                 tokio::time::sleep(LOOK).await;
             }
         }
@@ -77,6 +83,7 @@ impl Step for Held {
     }
 
     async fn run(&self, cx: &Context) -> Result<Value> {
+        assert!(!self.is_awaited("panics"), "a test has this step panic");
         self.reach("before").await;
         let output = self.inner.run(cx).await?;
         self.reach("after").await;
