@@ -11,6 +11,7 @@ mod host;
 pub mod id;
 mod instant;
 mod machine;
+mod progress;
 pub mod route;
 mod units;
 mod vm;
@@ -24,6 +25,7 @@ pub use host::{Accelerator, HostInfo};
 pub use id::{DiskId, HostId, Id, JobId, NicId, SnapshotId, TemplateId, VmId};
 pub use instant::{CutMethod, GuestAnswer, InstantProbe, InstantReport, MemoryInfo, MemoryState, Quiesce, TakeInstant};
 pub use machine::{CloudInit, DirectBoot, DiskSlot, Firmware, Machine, NicConnection, NicSlot};
+pub use progress::WorkProgress;
 pub use units::{Bytes, Generation, Micros, Timestamp};
 pub use vm::{
     ConfigureDisk, FixIdentity, FixedIdentity, GuestIdentity, OpenConsole, PauseReason, Power, RemoveMachine, SetLink,

@@ -6,6 +6,7 @@
 //! | `GET /v1/volumes/{array}` (`?after=&limit=`) | | `[VolumeInfo]` |
 //! | `PUT /v1/volumes/{array}/{volume}` | [`CreateVolume`](crate::CreateVolume) | [`VolumeInfo`](crate::VolumeInfo) |
 //! | `POST /v1/volumes/{array}/{volume}/cancel` | | ends its filling from an image |
+//! | `GET /v1/volumes/{array}/{volume}/progress` | | [`WorkProgress`](crate::WorkProgress) of its filling |
 //! | `GET /v1/volumes/{array}/{volume}` | | [`VolumeInfo`](crate::VolumeInfo) |
 //! | `DELETE /v1/volumes/{array}/{volume}` | | with its snapshots; nothing if it is not there |
 //! | `POST /v1/volumes/{array}/{volume}/resize` | [`ResizeVolume`](crate::ResizeVolume) | [`VolumeInfo`](crate::VolumeInfo) |
@@ -16,9 +17,10 @@
 //! | `PUT /v1/instants/{snapshot}` | [`TakeInstant`](crate::TakeInstant) | [`InstantReport`](crate::InstantReport) |
 //! | `GET /v1/instants/{snapshot}` (`?volume=array/volume` repeated) | | [`InstantProbe`](crate::InstantProbe) |
 //! | `DELETE /v1/instants/{snapshot}` (`?volume=array/volume` repeated) | | snapshots of these volumes, and memory |
-//! | `POST /v1/instants/{snapshot}/cancel` | | ends one that is being taken |
+//! | `POST /v1/instants/{snapshot}/cancel` | | ends one that is being taken, or compressed |
 //! | `POST /v1/memory/{snapshot}/compress` | | [`MemoryInfo`](crate::MemoryInfo) |
 //! | `POST /v1/memory/{snapshot}/verify` | | [`MemoryState`](crate::MemoryState) |
+//! | `GET /v1/memory/{snapshot}/progress` | | [`WorkProgress`](crate::WorkProgress) of either |
 //! | `GET /v1/vms` | | `[VmStatus]` |
 //! | `GET /v1/vms/{vm}` | | [`VmStatus`](crate::VmStatus) |
 //! | `PUT /v1/vms/{vm}/run` | [`StartVm`](crate::StartVm) | [`VmStatus`](crate::VmStatus) |

@@ -25,6 +25,7 @@ pub mod run;
 pub mod testing;
 pub mod turns;
 pub mod volumes;
+pub mod work;
 
 pub use keyframe_agent_api::{Fault, FaultKind};
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use keyframe_agent_api::{
     Bytes, CreateVolume, DiffRequest, DiffResponse, FaultKind, ResizeVolume, RevertVolume, SnapshotId, SnapshotRef,
-    SpaceRequest, SpaceResponse, SpaceUse, VolumeInfo, VolumeRef, VolumeSource,
+    SpaceRequest, SpaceResponse, SpaceUse, VolumeInfo, VolumeRef, VolumeSource, WorkProgress,
 };
 
 use crate::Result;
@@ -53,6 +53,11 @@ impl Volumes {
     pub fn cancel(&self, volume: &VolumeRef) -> Result<()> {
         self.arrays.of(volume)?.cancel(&volume.volume);
         Ok(())
+    }
+
+    /// How far that is, while it is filled from an image.
+    pub fn progress(&self, volume: &VolumeRef) -> Result<WorkProgress> {
+        Ok(self.arrays.of(volume)?.progress(&volume.volume))
     }
 
     /// Looks at one.

@@ -18,7 +18,7 @@ use keyframe_agent::array::fake::When;
 use keyframe_agent::testing::TestAgent;
 use keyframe_agent_api::{
     CutMethod, FaultKind, GuestAnswer, InstantReport, MemoryState, Micros, PauseReason, Power, Quiesce, SnapshotId,
-    TakeInstant, VmId,
+    TakeInstant, VmId, WorkProgress,
 };
 
 fn take(agent: &TestAgent, snapshot: SnapshotId, wish: &TakeInstant) -> keyframe_agent::Result<InstantReport> {
@@ -388,9 +388,20 @@ fn nothing_else_happens_to_an_instant_that_is_compressed() {
         assert_eq!(kind(instants.delete(id, &pair())), Some(FaultKind::Busy));
         assert_eq!(kind(instants.compress(id)), Some(FaultKind::Busy));
         assert!(matches!(instants.memory_state(id), MemoryState::Ready(_)));
+        assert_eq!(instants.progress(id), WorkProgress { done: 1, total: 4 });
         stub.endless.store(false, Ordering::SeqCst);
         assert!(compressing.join().unwrap().unwrap().compressed);
     });
+    assert_eq!(instants.progress(id), WorkProgress::default(), "nothing is under way");
+    stub.endless.store(true, Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        let compressing = scope.spawn(|| instants.compress(id));
+        while !compressing.is_finished() {
+            instants.cancel(id);
+        }
+        assert_eq!(kind(compressing.join().unwrap()), Some(FaultKind::Conflict));
+    });
+    assert!(matches!(instants.memory_state(id), MemoryState::Ready(_)), "it is called off, and the image with it");
     instants.delete(id, &pair()).unwrap();
     assert_nothing(&agent, dir.path(), id, "deleted");
 }

@@ -26,6 +26,8 @@ pub enum ErrorKind {
     Corrupt,
     /// QEMU went away, or was never there.
     PeerGone,
+    /// Whoever asked for it has given it up.
+    Cancelled,
     /// QEMU answered with something else than what was agreed, or said that loading failed.
     Refused,
 }

@@ -50,7 +50,7 @@ proptest! {
         prop_assert_eq!((plain.head(), front.devices(), front.metadata()), (head, &devices, &b"about"[..]));
         prop_assert_eq!(plain.stored_pages(), memory.len() as u64);
         prop_assert_eq!(&memory_of(&path).expect("it can be read"), &memory);
-        let shrunk = compress(&path).expect("it can be compressed");
+        let shrunk = compress(&path, |_| true).expect("it can be compressed");
         prop_assert!(shrunk.after <= shrunk.before + 8192);
         let cold = Image::open(&path).expect("it is an image");
         prop_assert_eq!((cold.front().uuid(), cold.head()), (front.uuid(), plain.head()));
@@ -84,7 +84,7 @@ proptest! {
         let (_folder, path) = folder();
         capture(&script.stream()[..], &path, b"about", quiet).expect("it can be captured");
         if cold {
-            compress(&path).expect("it can be compressed");
+            compress(&path, |_| true).expect("it can be compressed");
         }
         let mut bytes = std::fs::read(&path).expect("it is there");
         let at = at.index(bytes.len());
@@ -228,7 +228,7 @@ fn two_at_once_do_not_write_into_one_file() {
     let (stream, other) = (first.stream(), second.stream());
     let then = || {
         capture(&other[..], &path, b"", quiet).expect("the second can be captured");
-        compress(&path).expect("it can be compressed");
+        compress(&path, |_| true).expect("it can be compressed");
         assert_eq!(memory_of(&path).expect("it can be read"), second.memory());
     };
     capture(Twice { stream: &stream, then: Some(Box::new(then)) }, &path, b"", quiet).expect("so can the first");
@@ -263,7 +263,7 @@ fn a_full_disk_is_told_from_other_failures_and_leaves_what_was_there() -> Result
         let script = Script::striped(360);
         capture(&script.stream()[..], &path, b"", quiet)?;
         std::fs::write(small.join("more"), vec![1; 1 << 20]).expect_err("this fills what is left");
-        let full = compress(&path).expect_err("there is no room for a second image");
+        let full = compress(&path, |_| true).expect_err("there is no room for a second image");
         ensure!(full.kind() == ErrorKind::NoSpace, "{full}");
         ensure!(memory_of(&path)? == script.memory() && names(small) == ["image", "more"]);
         Ok(())

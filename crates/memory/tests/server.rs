@@ -207,7 +207,7 @@ proptest! {
     ) {
         let scene = Scene::new(script);
         if cold {
-            compress(&scene.image()).expect("it can be compressed");
+            compress(&scene.image(), |_| true).expect("it can be compressed");
         }
         let wanted: Vec<PageAt> = wishes
             .into_iter()

@@ -8,11 +8,10 @@ use std::collections::HashSet;
 use std::collections::hash_map::{Entry, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use keyframe_agent_api::{
     ArrayInfo, Bytes, Capabilities, ChangedExtent, CreateVolume, FaultKind, ImageFormat, ResizeVolume, SnapshotId,
-    SnapshotRef, SpaceUse, VolumeInfo, VolumeRef, VolumeSource,
+    SnapshotRef, SpaceUse, VolumeInfo, VolumeRef, VolumeSource, WorkProgress,
 };
 use keyframe_engine::units::Bytes as Size;
 use keyframe_engine::{
@@ -25,6 +24,8 @@ use super::Array;
 use super::name::PART;
 use crate::exports::{Blocks, Erased};
 use crate::fault::{fault, of_copy, of_engine};
+use crate::hypervisor::Cancel;
+use crate::work::Work;
 use crate::{Result, life::Life};
 
 /// Snapshots that are asked for at once.
@@ -52,8 +53,8 @@ impl EngineOptions {
 pub struct Engine {
     name: String,
     pool: Pool,
-    /// Volumes that are being made, each with whether that is to end.
-    making: Mutex<HashMap<String, Arc<AtomicBool>>>,
+    /// Volumes that are being made.
+    making: Mutex<HashMap<String, Arc<Work>>>,
     life: Life,
 }
 
@@ -125,7 +126,7 @@ impl Engine {
         }
     }
 
-    fn make(&self, volume: &str, wish: &CreateVolume, cancelled: &AtomicBool) -> Result<()> {
+    fn make(&self, volume: &str, wish: &CreateVolume, work: &Work) -> Result<()> {
         let size = wish.size.map(|size| round_size(size.0));
         match &wish.source {
             VolumeSource::Empty => {
@@ -134,7 +135,7 @@ impl Engine {
                 };
                 lift(self.pool.create_volume(volume, size))
             }
-            VolumeSource::Image { path, format } => self.import(volume, path, *format, size, cancelled),
+            VolumeSource::Image { path, format } => self.import(volume, path, *format, size, work),
             VolumeSource::Snapshot(from) => self.clone_from(volume, from, size),
         }
     }
@@ -171,7 +172,7 @@ impl Engine {
         path: &str,
         format: Option<ImageFormat>,
         size: Option<Size>,
-        cancelled: &AtomicBool,
+        work: &Work,
     ) -> Result<()> {
         let format = format.map(|format| match format {
             ImageFormat::Raw => Image::Raw,
@@ -185,8 +186,9 @@ impl Engine {
         found(self.pool.delete_volume(&part, true))?;
         lift(self.pool.create_volume(&part, size.unwrap_or(have)))?;
         let mut ended = None;
-        let mut progress = |_, _| {
-            let going = self.life.check().and_then(|()| refuse_cancelled(volume, cancelled));
+        let mut progress = |done, total| {
+            work.reached(done, total);
+            let going = self.life.check().and_then(|()| refuse_cancelled(volume, work));
             going.map_err(|fault| anyhow::Error::new(ended.insert(fault).clone()))
         };
         let filled = source.fill(&self.pool, &part, &mut progress);
@@ -217,8 +219,8 @@ impl Engine {
     }
 }
 
-fn refuse_cancelled(volume: &str, cancelled: &AtomicBool) -> Result<()> {
-    if cancelled.load(Ordering::Relaxed) {
+fn refuse_cancelled(volume: &str, work: &Work) -> Result<()> {
+    if work.cancelled() {
         let why = format!("making volume {volume} was cancelled; nothing of it is left");
         return Err(fault(FaultKind::Conflict, why));
     }
@@ -263,7 +265,7 @@ impl Array for Engine {
     }
 
     fn create(&self, volume: &str, wish: &CreateVolume) -> Result<VolumeInfo> {
-        let cancelled = match self.making.lock().entry(volume.to_owned()) {
+        let work = match self.making.lock().entry(volume.to_owned()) {
             Entry::Occupied(_) => {
                 return Err(fault(FaultKind::Busy, format!("volume {}/{volume} is being made", self.name)));
             }
@@ -271,7 +273,7 @@ impl Array for Engine {
         };
         let made = match found(self.pool.show(volume)) {
             Ok(Some(info)) => self.existing(&info, wish),
-            Ok(None) => self.make(volume, wish, &cancelled).and_then(|()| self.volume(volume)),
+            Ok(None) => self.make(volume, wish, &work).and_then(|()| self.volume(volume)),
             Err(fault) => Err(fault),
         };
         self.making.lock().remove(volume);
@@ -279,9 +281,13 @@ impl Array for Engine {
     }
 
     fn cancel(&self, volume: &str) {
-        if let Some(cancelled) = self.making.lock().get(volume) {
-            cancelled.store(true, Ordering::Relaxed);
+        if let Some(work) = self.making.lock().get(volume) {
+            work.cancel();
         }
+    }
+
+    fn progress(&self, volume: &str) -> WorkProgress {
+        self.making.lock().get(volume).map(|work| work.progress()).unwrap_or_default()
     }
 
     fn volume(&self, volume: &str) -> Result<VolumeInfo> {
@@ -446,6 +452,9 @@ mod tests {
         engine.cancel("v");
         let refused = std::thread::scope(|scope| {
             let making = scope.spawn(|| engine.create("v", &wish));
+            while engine.progress("v").total == 0 {
+                std::thread::yield_now();
+            }
             while !making.is_finished() {
                 engine.cancel("v");
             }

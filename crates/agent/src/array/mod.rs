@@ -13,7 +13,7 @@ mod set;
 use std::sync::Arc;
 
 use keyframe_agent_api::{
-    ArrayInfo, Bytes, ChangedExtent, CreateVolume, ResizeVolume, SnapshotId, SpaceUse, VolumeInfo,
+    ArrayInfo, Bytes, ChangedExtent, CreateVolume, ResizeVolume, SnapshotId, SpaceUse, VolumeInfo, WorkProgress,
 };
 
 use crate::Result;
@@ -37,6 +37,9 @@ pub trait Array: Send + Sync {
     /// Ends the filling of a volume from an image, whose call fails as a [`Conflict`](keyframe_agent_api::FaultKind::Conflict).
     /// Nothing to do while it is not being filled.
     fn cancel(&self, volume: &str);
+
+    /// How far that filling is.
+    fn progress(&self, volume: &str) -> WorkProgress;
 
     /// One volume.
     fn volume(&self, volume: &str) -> Result<VolumeInfo>;

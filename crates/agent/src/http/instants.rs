@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::{RawQuery, State};
 use keyframe_agent_api::{
     Fault, FaultKind, InstantProbe, InstantReport, MemoryInfo, MemoryState, SnapshotId, TakeInstant, VolumeRef,
+    WorkProgress,
 };
 
 use super::answer::{Answer, Body, Path, Refused, run};
@@ -60,6 +61,10 @@ pub(super) async fn cancel(State(agent): Agents, Path(snapshot): Path<SnapshotId
 
 pub(super) async fn compress(State(agent): Agents, Path(snapshot): Path<SnapshotId>) -> Answer<MemoryInfo> {
     run(agent, "compress memory", move |agent| agent.instants.compress(snapshot)).await
+}
+
+pub(super) async fn progress(State(agent): Agents, Path(snapshot): Path<SnapshotId>) -> Answer<WorkProgress> {
+    Ok(axum::Json(agent.instants.progress(snapshot)))
 }
 
 pub(super) async fn verify(State(agent): Agents, Path(snapshot): Path<SnapshotId>) -> Answer<MemoryState> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use keyframe_agent_api::{
     CreateVolume, DiffRequest, DiffResponse, ResizeVolume, RevertVolume, SnapshotId, SpaceRequest, SpaceResponse,
-    VolumeInfo, VolumeRef,
+    VolumeInfo, VolumeRef, WorkProgress,
 };
 use serde::Deserialize;
 
@@ -43,6 +43,10 @@ pub(super) async fn create(State(agent): Agents, Path(of): Of, Body(wish): Body<
 
 pub(super) async fn cancel(State(agent): Agents, Path(of): Of) -> Answer<()> {
     run(agent, "cancel volume", move |agent| agent.volumes.cancel(&volume(of))).await
+}
+
+pub(super) async fn progress(State(agent): Agents, Path(of): Of) -> Answer<WorkProgress> {
+    run(agent, "progress of volume", move |agent| agent.volumes.progress(&volume(of))).await
 }
 
 pub(super) async fn get(State(agent): Agents, Path(of): Of) -> Answer<VolumeInfo> {

@@ -13,6 +13,7 @@ use keyframe_agent_api::{
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
+use crate::work::Work;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
@@ -174,10 +175,11 @@ pub trait Hypervisor: Send + Sync {
     fn image(&self, image: &Path) -> Result<MemoryInfo>;
 
     /// The same, after every page in it has been read and found to be as it was captured.
-    fn verify(&self, image: &Path) -> Result<MemoryInfo>;
+    fn verify(&self, image: &Path, work: &Work) -> Result<MemoryInfo>;
 
-    /// Stores an image smaller, in place; it can be resumed as before. What is compressed already is a success.
-    fn compress(&self, image: &Path) -> Result<MemoryInfo>;
+    /// Stores an image smaller, in place; it can be resumed as before. What is compressed already is a success. Called off, the
+    /// image is as before.
+    fn compress(&self, image: &Path, work: &Work) -> Result<MemoryInfo>;
 
     /// The Unix socket of the serial console, for one reader.
     fn console(&self, vm: VmId) -> Result<PathBuf>;

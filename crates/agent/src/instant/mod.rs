@@ -16,12 +16,11 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use keyframe_agent_api::{
     Bytes, CutMethod, Fault, FaultKind, GuestAnswer, InstantProbe, InstantReport, MemoryInfo, MemoryState, Micros,
-    Power, Quiesce, SnapshotId, TakeInstant, Timestamp, VolumeRef,
+    Power, Quiesce, SnapshotId, TakeInstant, Timestamp, VolumeRef, WorkProgress,
 };
 use parking_lot::Mutex;
 
@@ -33,6 +32,7 @@ use crate::exports::Exports;
 use crate::fault::{fault, of_io};
 use crate::hypervisor::{Cancel, Hypervisor};
 use crate::life::Life;
+use crate::work::Work;
 
 /// Guests complain about a disk that does not answer for half a minute, and QEMU itself may wait behind a held write.
 const LONGEST_HOLD: Duration = Duration::from_secs(10);
@@ -45,14 +45,16 @@ pub struct Instants {
     store: Store,
     memory: PathBuf,
     taking: Mutex<HashMap<SnapshotId, Arc<Taking>>>,
+    /// Memories that are being verified. Of two who read the same one, who came last is asked.
+    reading: Mutex<HashMap<SnapshotId, Arc<Work>>>,
     life: Life,
 }
 
 /// An instant that is being taken, compressed or deleted: one of these at a time.
 struct Taking {
     /// What is being done to it.
-    work: &'static str,
-    cancelled: AtomicBool,
+    what: &'static str,
+    work: Work,
 }
 
 /// Ends the work on an instant, however it ends.
@@ -70,7 +72,7 @@ impl Drop for Alone<'_> {
 
 impl Cancel for Taking {
     fn cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::SeqCst)
+        self.work.cancelled()
     }
 }
 
@@ -119,7 +121,16 @@ impl Instants {
         let store = Store::open(data.join("instants"), life.clone())?;
         let memory = data.join("memory");
         store.sweep(&memory)?;
-        Ok(Instants { arrays, exports, hypervisor, store, memory, taking: Mutex::default(), life })
+        Ok(Instants {
+            arrays,
+            exports,
+            hypervisor,
+            store,
+            memory,
+            taking: Mutex::default(),
+            reading: Mutex::default(),
+            life,
+        })
     }
 
     /// The path of a memory image, there or not.
@@ -146,14 +157,14 @@ impl Instants {
     }
 
     /// Begins a work on an instant, if there is none under way.
-    fn alone(&self, snapshot: SnapshotId, work: &'static str) -> Result<Alone<'_>> {
+    fn alone(&self, snapshot: SnapshotId, what: &'static str) -> Result<Alone<'_>> {
         match self.taking.lock().entry(snapshot) {
             Entry::Occupied(other) => {
-                let why = format!("instant {snapshot} is being {}; cancel that or wait for its end", other.get().work);
+                let why = format!("instant {snapshot} is being {}; cancel that or wait for its end", other.get().what);
                 Err(fault(FaultKind::Busy, why))
             }
             Entry::Vacant(free) => {
-                let taking = Arc::new(Taking { work, cancelled: AtomicBool::new(false) });
+                let taking = Arc::new(Taking { what, work: Work::default() });
                 free.insert(Arc::clone(&taking));
                 Ok(Alone { instants: self, snapshot, taking })
             }
@@ -290,17 +301,29 @@ impl Instants {
 
     /// The same, after every page of it has been read and compared with its checksum.
     pub fn verify(&self, snapshot: SnapshotId) -> MemoryState {
-        match self.memory_state(snapshot) {
-            MemoryState::Ready(_) => state(self.hypervisor.verify(&self.image(snapshot))),
-            other => other,
+        let MemoryState::Ready(_) = self.memory_state(snapshot) else { return self.memory_state(snapshot) };
+        let work = Arc::new(Work::default());
+        self.reading.lock().insert(snapshot, Arc::clone(&work));
+        let found = state(self.hypervisor.verify(&self.image(snapshot), &work));
+        if let Entry::Occupied(last) = self.reading.lock().entry(snapshot)
+            && Arc::ptr_eq(last.get(), &work)
+        {
+            last.remove();
         }
+        found
     }
 
-    /// Stores the memory smaller, and the report with it.
+    /// How far the verifying or compressing of a memory is.
+    pub fn progress(&self, snapshot: SnapshotId) -> WorkProgress {
+        let reading = self.reading.lock().get(&snapshot).map(|work| work.progress());
+        reading.or_else(|| Some(self.taking.lock().get(&snapshot)?.work.progress())).unwrap_or_default()
+    }
+
+    /// Stores the memory smaller, and the report with it. Called off, it stays as it was.
     pub fn compress(&self, snapshot: SnapshotId) -> Result<MemoryInfo> {
-        let _alone = self.alone(snapshot, "compressed")?;
+        let alone = self.alone(snapshot, "compressed")?;
         self.life.check()?;
-        let info = self.hypervisor.compress(&self.image(snapshot))?;
+        let info = self.hypervisor.compress(&self.image(snapshot), &alone.taking.work)?;
         if let Some(mut stored) = self.store.read(snapshot)? {
             stored.report.memory = Some(info.clone());
             self.store.write(snapshot, &stored)?;
@@ -317,16 +340,16 @@ impl Instants {
         disks.delete()
     }
 
-    /// Ends an instant that is being taken; nothing to do if it is not.
+    /// Ends an instant that is being taken or compressed; nothing to do if it is not.
     pub fn cancel(&self, snapshot: SnapshotId) {
         if let Some(taking) = self.taking.lock().get(&snapshot) {
-            taking.cancelled.store(true, Ordering::SeqCst);
+            taking.work.cancel();
         }
     }
 
     /// Ends all that are being taken.
     pub fn cancel_all(&self) {
-        self.taking.lock().values().for_each(|taking| taking.cancelled.store(true, Ordering::SeqCst));
+        self.taking.lock().values().for_each(|taking| taking.work.cancel());
     }
 }
 

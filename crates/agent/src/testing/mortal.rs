@@ -11,6 +11,7 @@ use keyframe_agent_api::{
 use crate::Result;
 use crate::hypervisor::{BlockAddress, Cancel, Captured, Cut, Hypervisor, HypervisorInfo, Start, Tell};
 use crate::life::Life;
+use crate::work::Work;
 
 /// A hypervisor that asks whether its agent lives, before each call and after it.
 pub struct Mortal {
@@ -106,12 +107,12 @@ impl Hypervisor for Mortal {
         self.call(|inner| inner.image(image))
     }
 
-    fn verify(&self, image: &Path) -> Result<MemoryInfo> {
-        self.call(|inner| inner.verify(image))
+    fn verify(&self, image: &Path, work: &Work) -> Result<MemoryInfo> {
+        self.call(|inner| inner.verify(image, work))
     }
 
-    fn compress(&self, image: &Path) -> Result<MemoryInfo> {
-        self.call(|inner| inner.compress(image))
+    fn compress(&self, image: &Path, work: &Work) -> Result<MemoryInfo> {
+        self.call(|inner| inner.compress(image, work))
     }
 
     fn console(&self, vm: VmId) -> Result<PathBuf> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use keyframe_agent::Result;
 use keyframe_agent::hypervisor::{BlockAddress, Cancel, Captured, Cut, Hypervisor, HypervisorInfo, News, Start, Tell};
+use keyframe_agent::work::Work;
 use keyframe_agent_api::{
     Accelerator, Bytes, CutMethod, DiskId, DiskSlot, Fault, FaultKind, FixedIdentity, GuestIdentity, Machine,
     MemoryInfo, NicId, PauseReason, Power, StopHow, VmId, VmStatus,
@@ -170,12 +171,16 @@ impl Hypervisor for Stub {
             Err(_) => Err(fault(FaultKind::NotFound, "no image")),
         }
     }
-    fn verify(&self, image: &Path) -> Result<MemoryInfo> {
+    fn verify(&self, image: &Path, _: &Work) -> Result<MemoryInfo> {
         self.image(image)
     }
-    fn compress(&self, image: &Path) -> Result<MemoryInfo> {
+    fn compress(&self, image: &Path, work: &Work) -> Result<MemoryInfo> {
         self.compresses.fetch_add(1, Ordering::SeqCst);
+        work.reached(1, 4);
         while self.endless.load(Ordering::SeqCst) {
+            if work.cancelled() {
+                return Err(fault(FaultKind::Conflict, "cancelled"));
+            }
             std::thread::yield_now();
         }
         self.image(image).map(|info| MemoryInfo { compressed: true, ..info })

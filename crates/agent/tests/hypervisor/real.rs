@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use keyframe_agent::hypervisor::{News, Start};
+use keyframe_agent::work::Work;
 use keyframe_agent_api::{
     CloudInit, DiskId, DiskSlot, FaultKind, Firmware, GuestIdentity, Machine, NicConnection, Power, StopHow, VmId,
     VolumeRef,
@@ -282,7 +283,8 @@ fn a_damaged_page(bench: &QemuBench, vm: VmId, hardware: &Machine, image: &std::
     bench.driver().watch(Box::new(move |vm, news| drop(tell.send((vm, news)))));
     damage_last_page(image)?;
     bench.driver().image(image)?;
-    let verified = bench.driver().verify(image).err().context("a damaged image that is found to be sound")?;
+    let verified =
+        bench.driver().verify(image, &Work::default()).err().context("a damaged image that is found to be sound")?;
     ensure!(verified.kind == FaultKind::Corrupt && verified.message.contains("is damaged"), "{verified}");
     let began = Instant::now();
     match bench.start(vm, hardware, Some(image), false) {

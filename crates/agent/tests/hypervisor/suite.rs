@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use keyframe_agent::hypervisor::News;
+use keyframe_agent::work::Work;
 use keyframe_agent_api::{
     CutMethod, DiskId, DiskSlot, FaultKind, GuestIdentity, Machine, Micros, NicId, PauseReason, Power, StopHow, VmId,
 };
@@ -193,8 +194,8 @@ fn captures(bench: &dyn Bench, vm: VmId, machine: &Machine, image: &std::path::P
     expect(bench, vm, &Power::Running)?;
     let found = driver.image(image)?;
     ensure!(found.memory == machine.memory && !found.compressed, "{found:?}");
-    ensure!(driver.verify(image)? == found);
-    kind(driver.verify(&image.with_extension("none")), FaultKind::NotFound)?;
+    ensure!(driver.verify(image, &Work::default())? == found);
+    kind(driver.verify(&image.with_extension("none"), &Work::default()), FaultKind::NotFound)?;
     kind(driver.image(&image.with_extension("none")), FaultKind::NotFound)?;
     std::fs::write(image.with_extension("junk"), b"junk")?;
     kind(driver.image(&image.with_extension("junk")), FaultKind::Corrupt)
@@ -209,7 +210,12 @@ fn resumes(bench: &dyn Bench, vm: VmId, machine: &Machine, image: &std::path::Pa
     kind(bench.start(vm, machine, Some(&image.with_extension("none")), false), FaultKind::NotFound)?;
     kind(bench.start(vm, machine, Some(&image.with_extension("junk")), false), FaultKind::Corrupt)?;
     expect(bench, vm, &Power::Off)?;
-    ensure!(bench.driver().compress(image)?.compressed, "it is not compressed");
+    let (given_up, work) = (Work::default(), Work::default());
+    given_up.cancel();
+    kind(bench.driver().compress(image, &given_up), FaultKind::Conflict)?;
+    ensure!(!bench.driver().image(image)?.compressed, "nobody hears that it is called off");
+    ensure!(bench.driver().compress(image, &work)?.compressed, "it is not compressed");
+    ensure!(work.progress().total > 0, "nobody knows how far it was");
     let began = Instant::now();
     bench.start(vm, machine, Some(image), false)?;
     println!("resumed after {:?}", began.elapsed());

@@ -12,7 +12,7 @@ use keyframe_model::agent::{
     ConfigureDisk, CreateVolume, DiffRequest, DiffResponse, DiskId, FixIdentity, FixedIdentity, Generation, HostInfo,
     InstantProbe, InstantReport, MemoryInfo, MemoryState, RemoveMachine, ResizeVolume, RevertVolume, SetLink,
     SnapshotId, SpaceRequest, SpaceResponse, StartVm, StopVm, TakeInstant, VmCall, VmId, VmStatus, VolumeInfo,
-    VolumeRef, route,
+    VolumeRef, WorkProgress, route,
 };
 
 pub use address::AgentAddress;
@@ -34,6 +34,11 @@ impl Agent {
     /// Ends the filling of a volume from an image; its call fails.
     pub async fn cancel_volume(&self, volume: &VolumeRef) -> Result<()> {
         self.order(&format!("{}/cancel", route::volume(volume)), &()).await
+    }
+
+    /// How far that filling is.
+    pub async fn volume_progress(&self, volume: &VolumeRef) -> Result<WorkProgress> {
+        self.get(&format!("{}/progress", route::volume(volume))).await
     }
 
     /// A volume.
@@ -76,7 +81,7 @@ impl Agent {
         self.delete(&route::instant(snapshot, volumes)).await
     }
 
-    /// Ends an instant that is being taken; its call fails.
+    /// Ends an instant that is being taken, or whose memory is being compressed; its call fails.
     pub async fn cancel_instant(&self, snapshot: SnapshotId) -> Result<()> {
         self.order(&format!("{}/cancel", route::instant(snapshot, &[])), &()).await
     }
@@ -89,6 +94,11 @@ impl Agent {
     /// What a memory image is worth, every page of it.
     pub async fn verify_memory(&self, snapshot: SnapshotId) -> Result<MemoryState> {
         self.post(&route::memory(snapshot, "verify"), &()).await
+    }
+
+    /// How far the compressing or verifying of a memory image is.
+    pub async fn memory_progress(&self, snapshot: SnapshotId) -> Result<WorkProgress> {
+        self.get(&route::memory(snapshot, "progress")).await
     }
 
     /// What changed between two versions of a volume.

@@ -1,11 +1,14 @@
 //! What is done to a snapshot after it was taken: its memory is compressed, or all of it is verified. Neither changes what it
 //! holds, so it can be applied and cloned meanwhile; only deleting it has to wait.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use keyframe_catalog::{Resource, Transaction};
-use keyframe_model::agent::{Bytes, Generation, JobId, MemoryInfo, MemoryState, SnapshotId, Timestamp, VolumeRef};
+use keyframe_model::agent::{
+    Bytes, Generation, JobId, MemoryInfo, MemoryState, SnapshotId, Timestamp, VolumeRef, WorkProgress,
+};
 use keyframe_model::memory::Loader;
 use keyframe_model::{Finding, JobKind, Snapshot, Verification};
 use serde::{Deserialize, Serialize};
@@ -21,7 +24,8 @@ use crate::{Error, ErrorKind, Result};
 /// An image is read faster than this many bytes a second, or something is wrong.
 const SLOWEST: u64 = 4 * Bytes::MIB;
 
-/// How long until a call is repeated that the host refuses because it is still at an earlier copy of it.
+/// How long until a call is repeated that the host refuses because it is still at an earlier copy of it, and how often the
+/// host is asked how far it is.
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// Which snapshot.
@@ -166,12 +170,10 @@ impl Step for Compress {
     }
 
     async fn run(&self, cx: &Context) -> Result<Value> {
-        loop {
-            match self.agent.compress_memory(self.snapshot).await {
-                // The host is still at the call of a manager that is no more.
-                Err(e) if e.kind == ErrorKind::Busy && !cx.cancelled() => sleep(AGAIN).await,
-                done => return Output::Memory(done?).value(),
-            }
+        tokio::select! {
+            stored = self.compress(cx) => Output::Memory(stored?).value(),
+            never = self.call_off(cx) => match never {},
+            never = watch(&self.agent, self.snapshot, cx) => match never {},
         }
     }
 
@@ -181,6 +183,41 @@ impl Step for Compress {
 
     fn deadline(&self) -> Duration {
         self.deadline
+    }
+}
+
+impl Compress {
+    async fn compress(&self, cx: &Context) -> Result<MemoryInfo> {
+        loop {
+            match self.agent.compress_memory(self.snapshot).await {
+                // The host is still at the call of a manager that is no more.
+                Err(e) if e.kind == ErrorKind::Busy && !cx.cancelled() => sleep(AGAIN).await,
+                done => return done,
+            }
+        }
+    }
+
+    /// Has the call ended once the job is called off, however late the host gets to it.
+    async fn call_off(&self, cx: &Context) -> Infallible {
+        cx.until_cancelled().await;
+        loop {
+            if let Err(e) = self.agent.cancel_instant(self.snapshot).await {
+                tracing::debug!(error = &e as &dyn std::error::Error, "a compression is not called off");
+            }
+            sleep(AGAIN).await;
+        }
+    }
+}
+
+/// Reports how much of an image is read, forever.
+async fn watch(agent: &Agent, snapshot: SnapshotId, cx: &Context) -> Infallible {
+    loop {
+        sleep(AGAIN).await;
+        if let Ok(WorkProgress { done, total }) = agent.memory_progress(snapshot).await
+            && total > 0
+        {
+            cx.progress(done, total);
+        }
     }
 }
 
@@ -243,6 +280,7 @@ impl Step for Verify {
         tokio::select! {
             verified = self.verify() => verified,
             () = cx.until_cancelled() => Err(Error::cancelled()),
+            never = watch(&self.agent, self.snapshot, cx) => match never {},
         }
     }
 

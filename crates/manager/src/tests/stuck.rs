@@ -5,8 +5,8 @@ use std::time::Duration;
 use keyframe_agent::array::fake::When as ArrayWhen;
 use keyframe_agent::hypervisor::fake::{Mood, When};
 use keyframe_agent::testing::TestAgent;
-use keyframe_model::agent::{FaultKind, VmId};
-use keyframe_model::{Activity, JobState, Rest, SnapshotKind, Vm, VmState};
+use keyframe_model::agent::{FaultKind, JobId, VmId};
+use keyframe_model::{Activity, JobState, Progress, Rest, SnapshotKind, Vm, VmState};
 
 use super::site::{LIMITS, Site, call, caller, done, ended, job, make, refused, snap, wish};
 use crate::job::Limits;
@@ -201,10 +201,32 @@ async fn who_calls_off_the_reading_of_an_image_does_not_wait_for_its_end() {
     let verification = manager.verify_snapshot(&call(), snapshot).await.unwrap();
     reached(&site, "verify").await;
     for job in [import.id, verification.id] {
+        half(&manager, job).await;
         manager.cancel_job(&call(), job).await.unwrap();
         assert_eq!(ended(&manager, job).await.state, JobState::Cancelled);
     }
+    site.fake.faults().hang("compress", 1, When::Before);
+    let compression = manager.compress_snapshot(&call(), snapshot).await.unwrap();
+    reached(&site, "compress").await;
+    half(&manager, compression.id).await;
+    assert!(manager.cancel_job(&call(), compression.id).await.is_ok());
+    assert_eq!(ended(&manager, compression.id).await.state, JobState::Cancelled);
     assert_eq!(site.look().await, before);
     site.fake.faults().clear();
+    done(&manager, manager.compress_snapshot(&call(), snapshot).await.unwrap().id).await;
     manager.stop().await;
+}
+
+/// Waits until a job of one step is seen to be in the middle of it, where the fakes say that they are.
+async fn half(manager: &Manager, job: JobId) {
+    let there = async {
+        loop {
+            let Progress { done, total } = manager.job(&caller(), job).await.unwrap().progress;
+            if total > 0 && done * 2 == total {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), there).await.expect("nobody is told how far it is");
 }

@@ -8,7 +8,8 @@ use std::path::Path;
 use super::draft::Draft;
 use super::layout::{self, FRAME, Form, HEADER, Header};
 use super::{Chunk, Front, Image};
-use crate::error::{Error, Result};
+use crate::Progress;
+use crate::error::{Error, ErrorKind, Result};
 use crate::stream::RamBlock;
 
 /// Beyond it zstd gains little on pages and costs much.
@@ -23,15 +24,16 @@ pub struct Compressed {
     pub after: u64,
 }
 
-/// Replaces an image by its compressed form. One that is compressed already stays as it is.
-pub fn compress(path: &Path) -> Result<Compressed> {
+/// Replaces an image by its compressed form. One that is compressed already stays as it is, and so does one of which `go_on`,
+/// which is told now and then how far it is, says that enough is done: that is [`Cancelled`](ErrorKind::Cancelled).
+pub fn compress(path: &Path, go_on: impl FnMut(Progress) -> bool) -> Result<Compressed> {
     let image = Image::open(path)?;
     let before = image.front().allocated()?;
     if image.front().is_compressed() {
         return Ok(Compressed { before, after: before });
     }
     let draft = Draft::start(path)?;
-    let (frames, end) = write_frames(&image, &draft)?;
+    let (frames, end) = write_frames(&image, &draft, go_on)?;
     let blocks: Vec<(RamBlock, u64)> = image.head().blocks.into_iter().map(|block| (block, 0)).collect();
     let sums: Vec<u8> = image.blocks().iter().flat_map(|b| &b.sums).flat_map(|sum| sum.to_le_bytes()).collect();
     let header = Header { form: Form::Compressed, ..image.front().header.clone() };
@@ -50,13 +52,17 @@ pub fn compress(path: &Path) -> Result<Compressed> {
 }
 
 /// Writes a frame for every chunk that holds something; returns the index and where the frames end.
-fn write_frames(image: &Image, draft: &Draft) -> Result<(Vec<u8>, u64)> {
+fn write_frames(image: &Image, draft: &Draft, mut go_on: impl FnMut(Progress) -> bool) -> Result<(Vec<u8>, u64)> {
     let chunks = image.blocks().last().map_or(0, |b| b.first_chunk + b.chunks());
     let mut index = vec![0; chunks * FRAME];
     let mut end = HEADER as u64;
     let mut packed = Vec::new();
     let mut pack = zstd::bulk::Compressor::new(LEVEL).map_err(|e| Error::io("prepare compression", e))?;
-    image.for_each_chunk(|at, chunk: &Chunk, _| {
+    image.for_each_chunk(|at, chunk: &Chunk, progress| {
+        if !go_on(progress) {
+            let message = format!("compressing {} was given up", image.front().path().display());
+            return Err(Error::new(ErrorKind::Cancelled, message));
+        }
         chunk.pack(&mut packed);
         let frame =
             pack.compress(&packed).map_err(|e| Error::io(format!("compress {}", image.front().path().display()), e))?;

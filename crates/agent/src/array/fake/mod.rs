@@ -5,14 +5,14 @@ mod faults;
 mod sparse;
 mod store;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use keyframe_agent_api::{
     ArrayInfo, Bytes, Capabilities, ChangedExtent, CreateVolume, FaultKind, ResizeVolume, SnapshotId, SpaceUse,
-    VolumeInfo, VolumeRef, VolumeSource,
+    VolumeInfo, VolumeRef, VolumeSource, WorkProgress,
 };
 use parking_lot::Mutex;
 
@@ -22,7 +22,9 @@ use super::Array;
 use crate::Result;
 use crate::exports::{Blocks, Erased};
 use crate::fault::fault;
+use crate::hypervisor::Cancel;
 use crate::life::Life;
+use crate::work::Work;
 
 pub use faults::{Faults, When};
 
@@ -49,16 +51,16 @@ pub struct FakeArray {
     options: FakeOptions,
     store: Arc<Store>,
     faults: Faults,
-    /// Volumes whose filling is to end.
-    cancelled: Mutex<HashSet<String>>,
+    /// Volumes that are being filled.
+    filling: Mutex<HashMap<String, Arc<Work>>>,
 }
 
 impl FakeArray {
     /// Opens what lies in the folder, or begins there.
     pub fn open(name: &str, dir: &Path, options: &FakeOptions, life: Life) -> Result<FakeArray> {
         let store = Arc::new(Store::open(name, dir)?);
-        let (name, options, cancelled) = (name.to_owned(), options.clone(), Mutex::default());
-        Ok(FakeArray { name, options, store, faults: Faults::new(life), cancelled })
+        let (name, options, filling) = (name.to_owned(), options.clone(), Mutex::default());
+        Ok(FakeArray { name, options, store, faults: Faults::new(life), filling })
     }
 
     /// What goes wrong.
@@ -121,13 +123,17 @@ impl FakeArray {
 
     /// Reads an image for as long as the faults say.
     fn read(&self, volume: &str) -> Result<()> {
-        while self.faults.are_images_endless() {
-            if self.cancelled.lock().remove(volume) {
-                return Err(fault(FaultKind::Conflict, format!("making volume {volume} was cancelled")));
-            }
+        let work = Arc::new(Work::default());
+        work.reached(1, 2);
+        self.filling.lock().insert(volume.to_owned(), Arc::clone(&work));
+        while self.faults.are_images_endless() && !work.cancelled() {
             std::thread::sleep(Duration::from_millis(2));
         }
-        Ok(())
+        self.filling.lock().remove(volume);
+        match work.cancelled() {
+            true => Err(fault(FaultKind::Conflict, format!("making volume {volume} was cancelled"))),
+            false => Ok(()),
+        }
     }
 
     fn take(&self, volumes: &[&str], snapshot: SnapshotId) -> Result<()> {
@@ -189,9 +195,13 @@ impl Array for FakeArray {
     }
 
     fn cancel(&self, volume: &str) {
-        if self.faults.are_images_endless() {
-            self.cancelled.lock().insert(volume.to_owned());
+        if let Some(work) = self.filling.lock().get(volume) {
+            work.cancel();
         }
+    }
+
+    fn progress(&self, volume: &str) -> WorkProgress {
+        self.filling.lock().get(volume).map(|work| work.progress()).unwrap_or_default()
     }
 
     fn volume(&self, volume: &str) -> Result<VolumeInfo> {

@@ -25,6 +25,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::{BlockAddress, Cancel, Captured, Cut, Hypervisor, HypervisorInfo, News, Start, Tell};
 use crate::Result;
+use crate::work::Work;
 pub use faults::{Faults, When};
 use guest::Disks;
 pub use guest::Memory;
@@ -458,12 +459,17 @@ impl Hypervisor for Fake {
         self.faults.around("image", None, || image::read(image)?.info(image))
     }
 
-    fn verify(&self, image: &Path) -> Result<MemoryInfo> {
+    fn verify(&self, image: &Path, work: &Work) -> Result<MemoryInfo> {
+        work.reached(1, 2);
         self.faults.around("verify", None, || image::read(image)?.info(image))
     }
 
-    fn compress(&self, image: &Path) -> Result<MemoryInfo> {
-        self.faults.around("compress", None, || {
+    fn compress(&self, image: &Path, work: &Work) -> Result<MemoryInfo> {
+        work.reached(1, 2);
+        self.faults.around("compress", Some(work), || {
+            if work.cancelled() {
+                return Err(Fault::new(FaultKind::Conflict, "compressing was given up"));
+            }
             let mut found = image::read(image)?;
             found.compressed = true;
             found.write(image)?;

@@ -15,7 +15,7 @@ use std::process::{ChildStdin, Command};
 use std::time::{Duration, Instant};
 
 use keyframe_agent_api::{Accelerator, Bytes, Fault, FaultKind, Machine, MemoryInfo};
-use keyframe_memory::{ErrorKind, Front, Image};
+use keyframe_memory::{ErrorKind, Front, Image, Progress};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -26,6 +26,7 @@ use super::qmp::QmpError;
 use super::{Live, Shared, Slot, command, helper, huge, spare};
 use crate::Result;
 use crate::hypervisor::{Cancel, Start};
+use crate::work::Work;
 
 /// Devices are loaded in a tenth of a second, on a busy host in seconds.
 const LOAD: Duration = Duration::from_secs(60);
@@ -76,6 +77,7 @@ pub(super) fn kind(e: &keyframe_memory::Error) -> FaultKind {
         ErrorKind::NoSpace => FaultKind::NoSpace,
         ErrorKind::Corrupt | ErrorKind::NotAnImage => FaultKind::Corrupt,
         ErrorKind::NewerFormat | ErrorKind::Unsupported => FaultKind::Unsupported,
+        ErrorKind::Cancelled => FaultKind::Conflict,
         ErrorKind::Io | ErrorKind::BadStream | ErrorKind::PeerGone | ErrorKind::Refused => FaultKind::Internal,
     }
 }
@@ -125,14 +127,20 @@ pub(super) fn describe(image: &Path) -> Result<MemoryInfo> {
 }
 
 /// The same, with every page read and checked, a chunk at a time.
-pub(super) fn verify(image: &Path) -> Result<MemoryInfo> {
-    open_whole(image)?.verify(|_| {}).map_err(|e| Fault::new(kind(&e), chain(&e)))?;
+pub(super) fn verify(image: &Path, work: &Work) -> Result<MemoryInfo> {
+    open_whole(image)?
+        .verify(|progress| work.reached(progress.done, progress.total))
+        .map_err(|e| Fault::new(kind(&e), chain(&e)))?;
     describe(image)
 }
 
-pub(super) fn compress(image: &Path) -> Result<MemoryInfo> {
+pub(super) fn compress(image: &Path, work: &Work) -> Result<MemoryInfo> {
     open(image)?;
-    keyframe_memory::compress(image).map_err(|e| Fault::new(kind(&e), chain(&e)))?;
+    let go_on = |progress: Progress| {
+        work.reached(progress.done, progress.total);
+        !work.cancelled()
+    };
+    keyframe_memory::compress(image, go_on).map_err(|e| Fault::new(kind(&e), chain(&e)))?;
     describe(image)
 }
 

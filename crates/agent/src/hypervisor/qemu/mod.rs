@@ -59,6 +59,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::{BlockAddress, Cancel, Captured, Cut, Hypervisor, HypervisorInfo, News, Start, Tell};
 use crate::Result;
+use crate::work::Work;
 use guest::Freezer;
 use host::Host;
 use place::{Place, Record};
@@ -354,12 +355,12 @@ impl Hypervisor for Qemu {
         load::describe(image)
     }
 
-    fn verify(&self, image: &Path) -> Result<MemoryInfo> {
-        load::verify(image)
+    fn verify(&self, image: &Path, work: &Work) -> Result<MemoryInfo> {
+        load::verify(image, work)
     }
 
-    fn compress(&self, image: &Path) -> Result<MemoryInfo> {
-        load::compress(image)
+    fn compress(&self, image: &Path, work: &Work) -> Result<MemoryInfo> {
+        load::compress(image, work)
     }
 
     fn console(&self, vm: VmId) -> Result<PathBuf> {

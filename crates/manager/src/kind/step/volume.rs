@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use keyframe_catalog::Leftover;
 use keyframe_model::agent::{
-    CreateVolume, Generation, RevertVolume, SnapshotId, VmId, VolumeInfo, VolumeRef, VolumeSource,
+    CreateVolume, Generation, RevertVolume, SnapshotId, VmId, VolumeInfo, VolumeRef, VolumeSource, WorkProgress,
 };
 use serde_json::Value;
 use tokio::time::sleep;
@@ -18,6 +18,10 @@ use crate::{Error, ErrorKind, Result};
 
 /// How long until a call is repeated that the host refuses because it is still at an earlier copy of it.
 const AGAIN: Duration = Duration::from_millis(100);
+/// How often the host is asked how far an image is read.
+const LOOK: Duration = Duration::from_millis(500);
+/// Parts of a volume in the step's progress.
+const PARTS: u64 = 1000;
 
 /// Makes the volumes of one machine or template.
 pub(crate) struct Make {
@@ -49,6 +53,23 @@ impl Make {
         }
     }
 
+    /// Reports how much of an image is read into the volume at that place, forever.
+    async fn watch(&self, cx: &Context, at: usize) -> Infallible {
+        let (volume, wish) = &self.volumes[at];
+        if !matches!(wish.source, VolumeSource::Image { .. }) {
+            std::future::pending::<()>().await;
+        }
+        let parts = |volumes: usize| u64::try_from(volumes).unwrap_or(u64::MAX).saturating_mul(PARTS);
+        loop {
+            sleep(LOOK).await;
+            if let Ok(WorkProgress { done, total }) = self.agent.volume_progress(volume).await
+                && let Some(read) = (u128::from(done) * u128::from(PARTS)).checked_div(u128::from(total))
+            {
+                cx.progress(parts(at) + u64::try_from(read).unwrap_or(PARTS).min(PARTS), parts(self.volumes.len()));
+            }
+        }
+    }
+
     async fn delete(&self, volume: &VolumeRef) -> Result<()> {
         loop {
             match self.agent.delete_volume(volume).await {
@@ -71,13 +92,14 @@ impl Step for Make {
 
     async fn run(&self, cx: &Context) -> Result<Value> {
         let mut sizes = Vec::with_capacity(self.volumes.len());
-        for (volume, wish) in &self.volumes {
+        for (at, (volume, wish)) in self.volumes.iter().enumerate() {
             if cx.cancelled() {
                 return Err(Error::cancelled());
             }
             let made = tokio::select! {
                 made = self.create(cx, volume, wish) => made?,
                 never = self.call_off(cx, volume) => match never {},
+                never = self.watch(cx, at) => match never {},
             };
             sizes.push(made.size.0);
         }
