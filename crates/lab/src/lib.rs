@@ -7,6 +7,7 @@ pub mod console;
 pub mod demo;
 pub mod guest;
 pub mod hold;
+pub mod images;
 pub mod kvm;
 pub mod machine;
 pub mod mounted;

@@ -1,12 +1,10 @@
 //! Live snapshots with memory, applying them, and forks, by size of the guest's RAM.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use keyframe_lab::console::Mark;
+use keyframe_lab::images::Watch;
 use keyframe_lab::machine::Machine;
 use keyframe_lab::site::Site;
 
@@ -162,16 +160,11 @@ impl Subject<'_> {
 
     /// Makes a fork, looks at it, and deletes it.
     fn fork(&self, source: &str, name: &str) -> Result<Fork> {
-        let images = self.site.data().join("memory");
-        let (done, known) = (AtomicBool::new(false), images_in(&images)?);
-        let (began, spoke, image) = std::thread::scope(|scope| -> Result<_> {
-            let watcher = scope.spawn(|| await_image(&images, &known, &done));
-            let began = Instant::now();
-            let seen = self.order(source, name);
-            done.store(true, Ordering::Relaxed);
-            let image = watcher.join().map_err(|_| anyhow::anyhow!("the watcher panicked"))??;
-            Ok((began, seen?, image))
-        })?;
+        let image = Watch::begin(&self.site.data().join("memory"))?;
+        let began = Instant::now();
+        let spoke = self.order(source, name);
+        let image = image.end()?;
+        let spoke = spoke?;
         self.site.json(["vm", "stop", name, "--hard"])?;
         self.site.json(["vm", "delete", name])?;
         Ok(Fork {
@@ -191,26 +184,4 @@ impl Subject<'_> {
         self.site.json(["job", "wait", id])?;
         spoke
     }
-}
-
-fn images_in(folder: &Path) -> Result<BTreeSet<PathBuf>> {
-    let mut found = BTreeSet::new();
-    for entry in std::fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "kfm") {
-            found.insert(path);
-        }
-    }
-    Ok(found)
-}
-
-/// The moment at which a memory image got its name, which it gets when it is whole.
-fn await_image(folder: &Path, known: &BTreeSet<PathBuf>, done: &AtomicBool) -> Result<Option<Instant>> {
-    while !done.load(Ordering::Relaxed) {
-        if !images_in(folder)?.is_subset(known) {
-            return Ok(Some(Instant::now()));
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    Ok(None)
 }
