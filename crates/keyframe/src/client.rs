@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::ops::{Event, Reply, Request, Sink};
 use crate::wire::{self, Line};
@@ -42,7 +42,7 @@ impl Client {
                 Line::Progress { done, total } => sink(Event::Progress { done, total })?,
                 Line::Ranges(ranges) => sink(Event::Ranges(ranges))?,
                 Line::Result(reply) => return Ok(reply),
-                Line::Error(failure) => return Err(anyhow!(failure.message)),
+                Line::Error(failure) => return Err(failure.into()),
             }
         }
     }

@@ -3,13 +3,20 @@
 
 use serde_json::{Value, json};
 
+use keyframe_manager::ErrorKind;
+
+use crate::ops::is_invalid;
 use crate::reach::Unclear;
 use crate::remote::Told;
 use crate::remote::client::Refused;
 
 /// Says it, unless the user has read about it; whether the command made no sense.
 pub(crate) fn tell(error: &anyhow::Error, json: bool) -> bool {
-    let usage = error.is::<Unclear>() || error.is::<keyframe_model::Refusal>();
+    let usage = match error.downcast_ref::<Refused>() {
+        // What becomes of a job is no matter of what was typed.
+        Some(refused) => !refused.of_job && refused.problem.kind == ErrorKind::Invalid,
+        None => error.is::<Unclear>() || error.is::<keyframe_model::Refusal>() || is_invalid(error),
+    };
     match json {
         _ if error.is::<Told>() => {}
         true => eprintln!("{}", failed(error, usage)),
@@ -46,6 +53,27 @@ pub(crate) fn misused(detail: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A job was ordered as it should be, whatever it came to.
+    #[test]
+    fn what_makes_no_sense_is_wrong_usage_wherever_that_is_found() {
+        let refused = |kind, of_job| {
+            let problem = keyframe_api::Problem::new(kind, "no");
+            Refused { of_job, ..Refused::by(problem) }.into()
+        };
+        let served = |kind: &str| crate::ops::Failure { kind: kind.into(), message: "no".into() }.into();
+        for (error, usage) in [
+            (refused(ErrorKind::Invalid, false), true),
+            (refused(ErrorKind::Invalid, true), false),
+            (refused(ErrorKind::State, false), false),
+            (served("invalid"), true),
+            (served("exists"), false),
+            (anyhow::Error::new(keyframe_transfer::Invalid("no".into())).context("cannot export"), true),
+            (anyhow::anyhow!("no"), false),
+        ] {
+            assert_eq!(tell(&error, false), usage, "{error:?}");
+        }
+    }
 
     #[test]
     fn no_cause_is_said_twice() {

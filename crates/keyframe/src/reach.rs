@@ -6,6 +6,9 @@ use std::path::PathBuf;
 
 use crate::cli::ReachArgs;
 
+/// The pool of a host whose arrays nobody has configured.
+const HOST_POOL: &str = "pool.kf";
+
 /// How a pool is reached.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Reach {
@@ -26,7 +29,8 @@ impl fmt::Display for Unclear {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Unclear::Nothing => {
-                "no pool is named: give --pool FILE or --control SOCKET, or set KEYFRAME_POOL or KEYFRAME_CONTROL"
+                "no pool is named: give --pool FILE or --control SOCKET, or set KEYFRAME_POOL or KEYFRAME_CONTROL; of a \
+                 running `keyframe up`, whose directory is in KEYFRAME_DATA, `keyframe pool` finds it by itself"
             }
             Unclear::Both => "both --pool and --control are given: name one of them",
         })
@@ -50,6 +54,21 @@ pub(crate) fn reach(args: &ReachArgs, env: impl Fn(&str) -> Option<OsString>) ->
         .ok_or(Unclear::Nothing)
 }
 
+/// The same; where nobody says which, the pool that `keyframe up` has in that data directory, if it is up.
+pub(crate) fn reach_or_host(
+    args: &ReachArgs,
+    env: impl Fn(&str) -> Option<OsString>,
+    data: Option<PathBuf>,
+) -> Result<Reach, Unclear> {
+    reach(args, env).or_else(|unclear| {
+        let control = data.map(|data| crate::serve::default_control(&data.join(HOST_POOL)));
+        match (unclear, control) {
+            (Unclear::Nothing, Some(control)) if control.exists() => Ok(Reach::Online(control)),
+            (unclear, _) => Err(unclear),
+        }
+    })
+}
+
 /// The pool file, for commands that can only work on a file.
 pub(crate) fn pool_file(args: &ReachArgs, env: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, Unclear> {
     args.pool.clone().or_else(|| env("KEYFRAME_POOL").map(PathBuf::from)).ok_or(Unclear::Nothing)
@@ -58,6 +77,24 @@ pub(crate) fn pool_file(args: &ReachArgs, env: impl Fn(&str) -> Option<OsString>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_pool_of_the_host_comes_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let control = dir.path().join("pool.kf.control");
+        let reach = |pool: Option<&str>, set: &str| {
+            let args = ReachArgs { pool: pool.map(PathBuf::from), control: None };
+            let env = |name: &str| (name == "KEYFRAME_POOL").then(|| set.into());
+            reach_or_host(&args, env, Some(dir.path().into())).ok()
+        };
+        assert_eq!(reach(None, ""), None, "it is not up");
+        std::fs::write(&control, "").unwrap();
+        assert_eq!(reach(None, ""), Some(Reach::Online(control)));
+        assert_eq!(reach(None, "P"), Some(Reach::Offline("P".into())));
+        assert_eq!(reach(Some("p"), "P"), Some(Reach::Offline("p".into())));
+        let args = ReachArgs { pool: None, control: None };
+        assert!(reach_or_host(&args, |_| None, None).is_err());
+    }
 
     #[test]
     fn options_win_over_the_environment() {

@@ -12,7 +12,7 @@ use crate::cli::{
 };
 use crate::command::Outcome;
 use crate::ops::{CheckView, Image, Overlay, PAGE, Reply, Request, VersionView, VersionsView};
-use crate::reach::{pool_file, reach};
+use crate::reach::{Reach, pool_file, reach, reach_or_host};
 use crate::screen::Screen;
 use crate::serve;
 use crate::session::{Session, locked};
@@ -36,7 +36,7 @@ pub(crate) fn pool(output: &Output, args: &PoolArgs) -> Result<Outcome> {
             let file = pool_file(&args.reach, |name| std::env::var_os(name))?;
             serve::run(&file, args.reach.control.as_deref(), serve, output.json).map(|()| Outcome::Good)
         }
-        command => ask(output, &args.reach, pool_request(command)),
+        command => ask(output, &of_host(&args.reach)?, pool_request(command)),
     }
 }
 
@@ -47,7 +47,7 @@ pub(crate) fn volume(output: &Output, args: &VolumeArgs) -> Result<Outcome> {
         VolumeCommand::Snapshot(VolumeSnapshotCommand::List { volume, part }) => {
             list(output, &args.reach, Some(volume), part)
         }
-        command => ask(output, &args.reach, volume_request(command)?),
+        command => ask(output, &named(&args.reach)?, volume_request(command)?),
     }
 }
 
@@ -140,8 +140,18 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).with_context(|| format!("cannot use the path {}", path.display()))
 }
 
-fn ask(output: &Output, args: &ReachArgs, (request, detail): (Request, Detail)) -> Result<Outcome> {
-    let mut session = Session::open(&reach(args, |name| std::env::var_os(name))?)?;
+/// A pool that somebody names: whoever changes volumes says where.
+fn named(args: &ReachArgs) -> Result<Reach> {
+    Ok(reach(args, |name| std::env::var_os(name))?)
+}
+
+/// The same, or that of this host's machines.
+fn of_host(args: &ReachArgs) -> Result<Reach> {
+    Ok(reach_or_host(args, |name| std::env::var_os(name), crate::agent::data_dir(None).ok())?)
+}
+
+fn ask(output: &Output, reach: &Reach, (request, detail): (Request, Detail)) -> Result<Outcome> {
+    let mut session = Session::open(reach)?;
     let mut screen = Screen::new(output);
     let reply = session.ask(request, &mut |event| screen.event(event));
     screen.end_progress();
@@ -160,7 +170,7 @@ fn outcome(reply: &Reply) -> Outcome {
 
 /// Asks for a list page by page, until it ends or there is enough of it.
 fn list(output: &Output, args: &ReachArgs, volume: Option<&str>, part: &ListArgs) -> Result<Outcome> {
-    let mut session = Session::open(&reach(args, |name| std::env::var_os(name))?)?;
+    let mut session = Session::open(&named(args)?)?;
     let wanted = part.limit.unwrap_or(usize::MAX);
     let mut items: Vec<VersionView> = Vec::new();
     let mut after = part.after.clone();

@@ -20,8 +20,8 @@ pub const MAX_DISKS: u8 = 24;
 pub const MAX_NICS: u8 = 8;
 /// Sizes of disks are multiples of this.
 pub const DISK_UNIT: Bytes = Bytes(4096);
-/// The largest disk.
-pub const MAX_DISK: Bytes = Bytes(1 << 46);
+/// The largest disk, 128 TiB: what a volume of the built-in engine can have.
+pub const MAX_DISK: Bytes = Bytes(1 << 47);
 /// RAM is a multiple of this.
 pub const MEMORY_UNIT: Bytes = Bytes::mib(1);
 
@@ -102,7 +102,7 @@ pub fn check_disk_size(size: Bytes) -> Result<(), Refusal> {
         return Err(Refusal::new(RefusalKind::Invalid, message));
     }
     if size > MAX_DISK {
-        let message = format!("a disk of {size} bytes: the largest has {MAX_DISK}");
+        let message = format!("a disk of {size} bytes is above the limit of 128 TiB");
         return Err(Refusal::new(RefusalKind::Limit, message));
     }
     Ok(())

@@ -19,6 +19,8 @@ const LENGTH: usize = 104;
 const EXTERNAL_DATA: u64 = 1 << 2;
 /// The longest name of a backing file.
 const LONGEST_NAME: u32 = 1023;
+/// No version that anybody will ever make is beyond it: what says so is something else.
+const MOST_PLAUSIBLE: u32 = 99;
 const WAY_OUT: &str = "make one image of it first: qemu-img convert -O qcow2 IMAGE WHOLE";
 
 /// The size of the disk in an image that stands for itself.
@@ -39,7 +41,9 @@ pub(super) fn virtual_size(file: &File) -> Result<u64> {
     let incompatible = match number(4) {
         2 => 0,
         3 if have == LENGTH => long(72),
-        other => bail!("version {other} of the qcow2 format is not known"),
+        3 => bail!("it is no valid qcow2 image: its header is cut off"),
+        other @ (1 | 4..=MOST_PLAUSIBLE) => bail!("version {other} of the qcow2 format is not known"),
+        _ => bail!("it is no valid qcow2 image, though it begins like one"),
     };
     // backing_file_offset and backing_file_size, crypt_method
     let (backing, length, encryption) = (long(8), number(16), number(32));

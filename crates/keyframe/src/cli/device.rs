@@ -26,7 +26,8 @@ pub(crate) enum DiskCommand {
     Attach {
         /// The machine
         vm: String,
-        /// The disk: a size (20G), or size=20G,image=FILE,name=NAME,array=NAME,read-only
+        /// The disk: a size (20G), or size=20G,image=FILE,name=NAME,array=NAME,read-only; a comma in a value is written
+        /// twice
         #[arg(value_name = "SPEC")]
         disk: DiskText,
         /// Its place, 0 to 23 [default: the first free one]

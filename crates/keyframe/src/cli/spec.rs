@@ -1,4 +1,5 @@
-//! Disks, network interfaces and what becomes of them, as they are typed: `KEY=VALUE,KEY=VALUE,WORD`.
+//! Disks, network interfaces and what becomes of them, as they are typed: `KEY=VALUE,KEY=VALUE,WORD`. A comma in a value is
+//! written twice, as QEMU has it.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -41,11 +42,21 @@ pub(crate) enum NicPolicyText {
     Isolated(Option<String>),
 }
 
-fn parts(text: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
-    text.split(',').map(|part| match part.split_once('=') {
-        Some((key, value)) => (key, Some(value)),
+fn parts(text: &str) -> Vec<(String, Option<String>)> {
+    let mut parts = vec![String::new()];
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        if c == ',' && rest.next_if_eq(&',').is_none() {
+            parts.push(String::new());
+        } else if let Some(part) = parts.last_mut() {
+            part.push(c);
+        }
+    }
+    let pair = |part: String| match part.split_once('=') {
+        Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
         None => (part, None),
-    })
+    };
+    parts.into_iter().map(pair).collect()
 }
 
 fn vlan(text: &str) -> Result<u16, String> {
@@ -58,8 +69,8 @@ impl FromStr for DiskText {
 
     fn from_str(text: &str) -> Result<DiskText, String> {
         let mut disk = DiskText::default();
-        for part in parts(text) {
-            match part {
+        for (key, value) in &parts(text) {
+            match (key.as_str(), value.as_deref()) {
                 ("size", Some(size)) => disk.size = Some(parse_size(size)?.0),
                 ("image", Some(file)) => disk.image = Some(file.into()),
                 ("name", Some(name)) => disk.name = Some(name.into()),
@@ -70,7 +81,9 @@ impl FromStr for DiskText {
                 }
                 (key, _) => {
                     let known = "size=SIZE, image=FILE, name=NAME, array=NAME, read-only";
-                    return Err(format!("{key:?} is not understood; known are {known}"));
+                    return Err(format!(
+                        "{key:?} is not understood; known are {known}; a comma in a value is written twice"
+                    ));
                 }
             }
         }
@@ -86,8 +99,8 @@ impl FromStr for NicText {
 
     fn from_str(text: &str) -> Result<NicText, String> {
         let (mut cable, mut mac, mut down) = (None, None, false);
-        for part in parts(text) {
-            match (part, &mut cable) {
+        for (key, value) in &parts(text) {
+            match ((key.as_str(), value.as_deref()), &mut cable) {
                 (("user", None), None) => cable = Some(Cable::User),
                 (("none", None), None) => cable = Some(Cable::None),
                 (("bridge", Some(name)), None) => cable = Some(Cable::Bridge { name: name.into(), vlan: None }),
@@ -138,6 +151,9 @@ mod tests {
             read_only: true,
         };
         assert_eq!(whole, Ok(expected));
+        let comma = "image=/a,,b,,,,c.raw,name=x".parse::<DiskText>().unwrap();
+        assert_eq!((comma.image, comma.name.as_deref()), (Some("/a,b,,c.raw".into()), Some("x")));
+        assert!("image=/a,b.raw".parse::<DiskText>().unwrap_err().contains("written twice"));
         for wrong in ["", "name=x", "size=ten", "file=/x", "20G,", "read-only=1"] {
             assert!(wrong.parse::<DiskText>().is_err(), "{wrong}");
         }

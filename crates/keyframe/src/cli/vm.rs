@@ -140,7 +140,8 @@ pub(crate) struct VmCreateArgs {
     /// Make it of this snapshot's disks
     #[arg(long, value_name = "VM@SNAPSHOT")]
     pub(crate) snapshot: Option<String>,
-    /// A disk more: a size (20G), or size=20G,image=FILE,name=NAME,array=NAME,read-only; may be repeated
+    /// A disk more: a size (20G), or size=20G,image=FILE,name=NAME,array=NAME,read-only; may be repeated. A comma in a value
+    /// is written twice
     #[arg(long = "disk", value_name = "SPEC")]
     pub(crate) disks: Vec<DiskText>,
     /// A network interface: user, none, bridge=NAME[,vlan=ID] or isolated=NAME, with mac=ADDRESS and down if wanted; may be

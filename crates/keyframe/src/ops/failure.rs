@@ -19,6 +19,20 @@ impl Failure {
     }
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Whether what was asked for makes no sense, whoever found that: this process or a server.
+pub(crate) fn is_invalid(error: &anyhow::Error) -> bool {
+    let told = error.chain().find_map(|cause| cause.downcast_ref::<Failure>()).map(|failure| failure.kind.clone());
+    told.unwrap_or_else(|| Failure::from(error).kind) == "invalid"
+}
+
 impl From<&anyhow::Error> for Failure {
     fn from(error: &anyhow::Error) -> Failure {
         let own = error.chain().any(|cause| cause.is::<Invalid>()).then_some("invalid");

@@ -9,7 +9,7 @@ mod inspect;
 mod reply;
 mod request;
 
-pub(crate) use failure::Failure;
+pub(crate) use failure::{Failure, is_invalid};
 pub(crate) use handle::{Context, Sink, handle};
 pub(crate) use keyframe_transfer::{Copied, Image, Overlay};
 pub(crate) use reply::{

@@ -130,7 +130,7 @@ impl Client {
         }
         let text = response.text().await.unwrap_or_default();
         Err(match serde_json::from_str::<Problem>(&text) {
-            Ok(problem) => Refused { status, problem }.into(),
+            Ok(problem) => Refused { status, problem, of_job: false }.into(),
             Err(_) => anyhow!("{} answered {status}; is it a manager?", self.server),
         })
     }
@@ -259,13 +259,15 @@ pub(crate) fn as_job(value: &Value) -> Option<JobView> {
 pub(crate) struct Refused {
     pub(crate) status: StatusCode,
     pub(crate) problem: Problem,
+    /// It is what became of a job, which was ordered as it should be.
+    pub(crate) of_job: bool,
 }
 
 impl Refused {
     /// What became of a job.
     pub(crate) fn by(problem: Problem) -> Refused {
         let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Refused { status, problem }
+        Refused { status, problem, of_job: true }
     }
 }
 

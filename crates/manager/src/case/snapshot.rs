@@ -140,7 +140,7 @@ impl Manager {
             expected: call.expected,
             name: wish.name.clone(),
             description: wish.description.clone(),
-            tags: wish.tags.clone(),
+            tags: each_once(wish.tags.clone()),
             kind: wish.kind.unwrap_or(SnapshotKind::Disk),
             quiesce: wish.quiesce,
             deadline,
@@ -163,7 +163,7 @@ impl Manager {
         }
         snapshot.name = wish.name.unwrap_or(snapshot.name);
         snapshot.description = wish.description.unwrap_or(snapshot.description);
-        snapshot.tags = wish.tags.unwrap_or(snapshot.tags);
+        snapshot.tags = wish.tags.map_or(snapshot.tags, each_once);
         snapshot.locked = wish.locked.unwrap_or(snapshot.locked);
         if wish.keep {
             snapshot.expires = None;
@@ -191,6 +191,12 @@ fn phase(state: &str) -> Result<SnapshotPhase> {
 }
 
 /// Whether what is said about a snapshot is not too much, and its name not taken for an identifier.
+/// In the order in which they came.
+fn each_once(tags: Vec<Tag>) -> Vec<Tag> {
+    let mut seen = BTreeSet::new();
+    tags.into_iter().filter(|tag| seen.insert(tag.clone())).collect()
+}
+
 fn check_words(name: Option<&Name>, description: Option<&String>, tags: Option<&Vec<Tag>>) -> Result<()> {
     name.map_or(Ok(()), Name::check_new)?;
     check_description(description.map_or("", String::as_str))?;

@@ -8,7 +8,8 @@ use super::site::{DISK, Site, apply, call, caller, done, job, make, refused, sna
 use crate::ErrorKind;
 use crate::reconcile::prune;
 use crate::request::{
-    Apply, DiskAttach, DiskContent, DiskSpec, Outcome, PlanView, SnapshotDelete, SnapshotUpdate, VmUpdate,
+    Apply, DiskAttach, DiskContent, DiskSpec, Outcome, PlanView, SnapshotCreate, SnapshotDelete, SnapshotUpdate,
+    VmUpdate,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -222,5 +223,19 @@ async fn a_locked_node_stays() {
     assert_eq!(refused(manager.delete_snapshots(&call(), vm, false).await).message, says);
     manager.update_snapshot(&call(), leaf, lock(false)).await.unwrap();
     done(&manager, job(manager.delete_vm(&call(), vm, Default::default()).await.unwrap())).await;
+    manager.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_is_given_twice_is_stored_once() {
+    let (_site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], false).await;
+    let tags = |words: &[&str]| words.iter().map(|word| word.parse().unwrap()).collect::<Vec<keyframe_model::Tag>>();
+    let wish = SnapshotCreate { tags: tags(&["b", "a", "b"]), ..SnapshotCreate::default() };
+    let made = manager.create_snapshot(&call(), vm, wish).await.unwrap();
+    done(&manager, made.id).await;
+    let id = made.snapshot.unwrap();
+    assert_eq!(manager.snapshot(&caller(), id, false).await.unwrap().snapshot.tags, tags(&["b", "a"]));
+    let wish = SnapshotUpdate { tags: Some(tags(&["c", "c", "a"])), ..SnapshotUpdate::default() };
+    assert_eq!(manager.update_snapshot(&call(), id, wish).await.unwrap().snapshot.tags, tags(&["c", "a"]));
     manager.stop().await;
 }

@@ -247,7 +247,9 @@ fn hardware_has_limits() {
     assert!(check_cpus(0).is_err() && check_cpus(256).is_err() && check_cpus(255).is_ok());
     assert!(check_memory(Bytes((256 << 20) + 1)).is_err() && check_memory(Bytes::mib(15)).is_err());
     assert!(check_disk_size(Bytes(0)).is_err() && check_disk_size(Bytes(4095)).is_err());
-    assert!(check_disk_size(Bytes(4096)).is_ok() && check_disk_size(Bytes((1 << 46) + 4096)).is_err());
+    assert!(check_disk_size(Bytes(4096)).is_ok() && check_disk_size(Bytes(128 << 40)).is_ok());
+    let refused = check_disk_size(Bytes((128 << 40) + 4096)).unwrap_err();
+    assert_eq!(refused.message, "a disk of 140737488359424 bytes is above the limit of 128 TiB");
     assert!(check_count(0).is_err() && check_count(1001).is_err() && check_count(1000).is_ok());
 
     let full = hardware((0..24).map(|n| disk(u128::from(n), n)).collect());
