@@ -1,5 +1,20 @@
 //! The kinds of jobs as they are ordered, each with the machine that it finds.
 
+/// What a guest that obeys can tell of a job's end. Those who kill machines do not ask.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Proof {
+    /// Nothing.
+    None,
+    /// `made` goes by its own name.
+    Name,
+    /// `guest` has one disk less, or as many as before.
+    Disks,
+    /// The file systems in `guest@new` are clean.
+    Clean,
+    /// What the memory and the disk of `guest` hold is of the snapshot, or of before.
+    Marks,
+}
+
 /// One kind of job.
 pub(crate) struct Play {
     pub(crate) kind: &'static str,
@@ -14,15 +29,16 @@ pub(crate) struct Play {
     pub(crate) order: &'static [&'static str],
     /// It leaves the machine's process alone.
     pub(crate) keeps: bool,
+    pub(crate) proof: Proof,
 }
 
 const fn play(kind: &'static str, steps: usize, power: &'static str, order: &'static [&'static str]) -> Play {
-    Play { kind, steps, machine: "web", power, first: &[], order, keeps: true }
+    Play { kind, steps, machine: "web", power, first: &[], order, keeps: true, proof: Proof::None }
 }
 
 /// One with a guest that obeys, which runs.
-const fn obeyed(kind: &'static str, steps: usize, order: &'static [&'static str]) -> Play {
-    Play { machine: "guest", ..play(kind, steps, "running", order) }
+const fn obeyed(kind: &'static str, steps: usize, proof: Proof, order: &'static [&'static str]) -> Play {
+    Play { machine: "guest", proof, ..play(kind, steps, "running", order) }
 }
 
 const MORE: &[&str] = &["disk", "attach", "web", "size=8M,name=more"];
@@ -60,14 +76,22 @@ pub(crate) const PLAYS: &[Play] = &[
     // Only a system lets go of a disk while it runs.
     Play {
         first: &[&["disk", "attach", "guest", "size=8M,name=more"]],
-        ..obeyed("disk-detach", 2, &["disk", "detach", "guest", "more"])
+        ..obeyed("disk-detach", 2, Proof::Disks, &["disk", "detach", "guest", "more"])
     },
     Play { first: &[MORE], ..play("disk-resize", 1, "running", &["disk", "resize", "web", "more", "16M"]) },
     play("snapshot-create", 1, "running", &["snapshot", "create", "web@new", "--memory"]),
-    obeyed("snapshot-create", 1, &["snapshot", "create", "guest@new", "--quiesce", "required"]),
+    obeyed("snapshot-create", 1, Proof::Clean, &["snapshot", "create", "guest@new", "--quiesce", "required"]),
     // The disk is in no snapshot, so it goes with the state that is given up.
     Play { first: &[MORE], keeps: false, ..play("snapshot-apply", 8, "running", DISCARDING) },
-    Play { keeps: false, ..play("snapshot-apply", 6, "running", KEEPING) },
+    Play {
+        keeps: false,
+        ..obeyed(
+            "snapshot-apply",
+            6,
+            Proof::Marks,
+            &["snapshot", "apply", "guest@start", "--keep-memory", "--keep-name", "new"],
+        )
+    },
     // What is given up is no process.
     play("snapshot-apply", 3, "stopped", &["snapshot", "apply", "web@start", "--keep-name", "new"]),
     Play { keeps: false, ..play("snapshot-apply", 5, "paused", KEEPING) },
@@ -91,8 +115,8 @@ pub(crate) const PLAYS: &[Play] = &[
         ..play("snapshot-delete", 2, "stopped", &["snapshot", "delete", "web@new", "--subtree"])
     },
     // Its guests are told who they are, by their agents.
-    obeyed("clone", 5, &["clone", "guest", "--memory", "--name", "made"]),
-    obeyed("clone", 3, &["clone", "guest@start", "--memory", "--name", "made"]),
+    obeyed("clone", 5, Proof::Name, &["clone", "guest", "--memory", "--name", "made"]),
+    obeyed("clone", 3, Proof::Name, &["clone", "guest@start", "--memory", "--name", "made"]),
     play("clone", 2, "running", &["clone", "web@start", "--name", "made", "--start"]),
     play("template-create", 4, "stopped", &["template", "create", "web", "--name", "mold"]),
     Play {

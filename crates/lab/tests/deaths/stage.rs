@@ -12,7 +12,7 @@ use keyframe_lab::site::{PATIENCE, Role, Site, runs};
 use rustix::process::Pid;
 use serde_json::Value;
 
-use crate::plays::{LESS, Play};
+use crate::plays::{LESS, Play, Proof};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Victim {
@@ -51,6 +51,7 @@ impl<'a> Stage<'a> {
     fn guest(&self) -> Result<&Machine<'a>> {
         if self.guest.get().is_none() {
             let guest = self.site.boot("guest", "128M", "")?;
+            mark(&guest, "start")?;
             guest.snapshot("start", &["--memory"])?;
             self.guest.set(guest).unwrap_or(());
         }
@@ -160,13 +161,37 @@ impl<'a> Stage<'a> {
         if let (Some(process), true) = (process, play.keeps && victim != Victim::Machine) {
             let now = self.site.machine(play.machine)?.pid()?;
             ensure!(runs(process) && now == process, "{} was not left alone", play.machine);
-            if play.machine == "guest" {
-                self.guest()?.run("touch /data/alive; sync").context("the guest stands still or is frozen")?;
-            }
+        }
+        if victim != Victim::Machine && play.machine == "guest" {
+            self.guest()?.run("touch /data/alive; sync").context("the guest stands still or is frozen")?;
+            self.prove(play.proof, state == "succeeded")?;
         }
         ensure!(runs(self.process) && self.bystander.pid()? == self.process, "the bystander has died");
         self.bystander.next_stamp().context("the bystander stands still")?;
         self.bystander.sound()
+    }
+
+    fn prove(&self, proof: Proof, done: bool) -> Result<()> {
+        let guest = self.guest()?;
+        let (machine, look, expected) = match (proof, done) {
+            (Proof::None, _) | (Proof::Name | Proof::Clean, false) => return Ok(()),
+            (Proof::Clean, true) => {
+                let shown = self.site.json(["snapshot", "show", "guest@new"])?;
+                ensure!(shown["consistency"] == "filesystem", "it is not clean: {shown}");
+                return Ok(());
+            }
+            (Proof::Name, true) => (&self.site.machine("made")?, "hostname", "made"),
+            (Proof::Disks, true) => (guest, DISKS, "2"),
+            (Proof::Disks, false) => (guest, DISKS, "3"),
+            (Proof::Marks, true) => (guest, MARKS, "start\nstart"),
+            (Proof::Marks, false) => (guest, MARKS, "now\nnow"),
+        };
+        // A guest sees a disk that is back when its system has got to it.
+        self.site.wait_until(PATIENCE, || {
+            let found = machine.in_guest(look)?;
+            ensure!(found == expected, "`{look}` in {} says {found:?}, not {expected:?}", machine.name);
+            Ok(())
+        })
     }
 
     /// Fails unless every machine that is said to run has a process, and no other; nothing is said of one in error.
@@ -226,7 +251,7 @@ impl<'a> Stage<'a> {
         if shown["state"]["power"] != "running" || disks(&shown).any(|disk| disk["name"] == "more") {
             guest.apply("start", &["--discard-current"])?;
         }
-        Ok(())
+        mark(guest, "now")
     }
 
     /// `web` is not in error, and has the disk only that it was made with.
@@ -264,6 +289,16 @@ impl<'a> Stage<'a> {
         };
         lines.iter().try_for_each(|line| self.site.json(*line).map(drop))
     }
+}
+
+/// How many disks the guest has.
+const DISKS: &str = "ls /sys/block | grep -c ^vd";
+/// What its memory and its disk hold.
+const MARKS: &str = "echo 3 >/proc/sys/vm/drop_caches; cat /run/mark /data/mark";
+
+/// Has it hold a word in its memory and on its disk.
+fn mark(guest: &Machine<'_>, word: &str) -> Result<()> {
+    guest.in_guest(&format!("echo {word} | tee /run/mark >/data/mark; sync")).map(drop)
 }
 
 fn disks(vm: &Value) -> impl Iterator<Item = &Value> {
