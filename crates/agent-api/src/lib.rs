@@ -28,6 +28,6 @@ pub use machine::{CloudInit, DirectBoot, DiskSlot, Firmware, Machine, NicConnect
 pub use progress::WorkProgress;
 pub use units::{Bytes, Generation, Micros, Timestamp};
 pub use vm::{
-    ConfigureDisk, FixIdentity, FixedIdentity, GuestIdentity, OpenConsole, PauseReason, Power, RemoveMachine, SetLink,
-    StartFrom, StartVm, StopHow, StopVm, VmCall, VmEvent, VmStatus,
+    ConfigureDisk, FixIdentity, FixedIdentity, GiveUp, GuestIdentity, OpenConsole, PauseReason, Power, RemoveMachine,
+    SetLink, StartFrom, StartVm, StopHow, StopVm, VmCall, VmEvent, VmStatus,
 };

@@ -18,6 +18,8 @@
 //! | `GET /v1/instants/{snapshot}` (`?volume=array/volume` repeated) | | [`InstantProbe`](crate::InstantProbe) |
 //! | `DELETE /v1/instants/{snapshot}` (`?volume=array/volume` repeated) | | snapshots of these volumes, and memory |
 //! | `POST /v1/instants/{snapshot}/cancel` | | ends one that is being taken, or compressed |
+//! | `POST /v1/memory/{snapshot}/store` | | [`InstantReport`](crate::InstantReport) of a machine that was given up |
+//! | `POST /v1/memory/{snapshot}/drop` | | ends what was given up for it; what is stored stays |
 //! | `POST /v1/memory/{snapshot}/compress` | | [`MemoryInfo`](crate::MemoryInfo) |
 //! | `POST /v1/memory/{snapshot}/verify` | | [`MemoryState`](crate::MemoryState) |
 //! | `GET /v1/memory/{snapshot}/progress` | | [`WorkProgress`](crate::WorkProgress) of either |
@@ -25,6 +27,7 @@
 //! | `GET /v1/vms/{vm}` | | [`VmStatus`](crate::VmStatus) |
 //! | `PUT /v1/vms/{vm}/run` | [`StartVm`](crate::StartVm) | [`VmStatus`](crate::VmStatus) |
 //! | `POST /v1/vms/{vm}/check` | [`StartVm`](crate::StartVm) | refuses what `run` would refuse before it does anything |
+//! | `POST /v1/vms/{vm}/give-up` | [`GiveUp`](crate::GiveUp) | [`VmStatus`](crate::VmStatus) |
 //! | `POST /v1/vms/{vm}/stop` | [`StopVm`](crate::StopVm) | [`VmStatus`](crate::VmStatus) |
 //! | `POST /v1/vms/{vm}/pause`, `/resume`, `/reset` | [`VmCall`](crate::VmCall) | [`VmStatus`](crate::VmStatus) |
 //! | `PUT /v1/vms/{vm}/disks/{disk}` | [`ConfigureDisk`](crate::ConfigureDisk) | adds it while the machine runs |

@@ -73,6 +73,16 @@ pub struct VmCall {
     pub generation: Generation,
 }
 
+/// Gives up a machine that stands still, but for its memory, which goes to an instant that was taken of it since. Nothing is
+/// done if it was given up for that already.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct GiveUp {
+    /// The machine's.
+    pub generation: Generation,
+    /// The instant.
+    pub snapshot: SnapshotId,
+}
+
 /// Stops a machine. If it is off already, nothing is done.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct StopVm {

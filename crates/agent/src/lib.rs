@@ -20,6 +20,7 @@ pub mod life;
 pub mod machines;
 pub mod paths;
 pub mod pid_file;
+mod room;
 pub mod run;
 #[doc(hidden)]
 pub mod testing;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyframe_agent_api::{
-    ConfigureDisk, DiskId, DiskSlot, Fault, FaultKind, FixIdentity, FixedIdentity, InstantReport, PauseReason, Power,
-    RemoveMachine, SetLink, SnapshotId, StartFrom, StartVm, StopHow, StopVm, TakeInstant, VmCall, VmId, VmStatus,
-    VolumeRef,
+    ConfigureDisk, DiskId, DiskSlot, Fault, FaultKind, FixIdentity, FixedIdentity, GiveUp, InstantReport, PauseReason,
+    Power, RemoveMachine, SetLink, SnapshotId, StartFrom, StartVm, StopHow, StopVm, TakeInstant, VmCall, VmId,
+    VmStatus, VolumeRef,
 };
 
 use parking_lot::Mutex;
@@ -20,6 +20,7 @@ use crate::fault::fault;
 use crate::hypervisor::{Hypervisor, Start};
 use crate::images::Images;
 use crate::instant::Instants;
+use crate::room;
 use crate::turns::Turns;
 
 /// How long a guest may take to let go of a disk.
@@ -173,6 +174,40 @@ impl Machines {
             turn.runs()?;
         }
         if let Some(process) = self.hypervisor.stop(vm, wish.how)? {
+            self.exports.take_from(process, LETTING_GO)?;
+        }
+        self.turns.stopped(vm)?;
+        self.status(vm)
+    }
+
+    /// Gives up a machine that stands still, and keeps its memory for an instant that has been taken of it: beside whatever is
+    /// started instead if there is room for both, and else at once.
+    pub fn give_up(&self, vm: VmId, wish: &GiveUp) -> Result<VmStatus> {
+        let _turn = self.turns.take(vm, wish.generation)?;
+        let status = self.hypervisor.status(vm)?;
+        if status.power == Power::Off {
+            if self.hypervisor.is_aside(wish.snapshot) || self.instants.has_memory(wish.snapshot)? {
+                return self.status(vm);
+            }
+            return Err(fault(FaultKind::Conflict, format!("machine {vm} has ended, and its memory with it")));
+        }
+        if status.power == Power::Running {
+            return Err(fault(FaultKind::Conflict, format!("machine {vm} runs; pause it before it is given up")));
+        }
+        let beside = match room::for_two(&status, self.instants.memory()) {
+            Ok(true) => self.hypervisor.set_aside(vm, wish.snapshot),
+            Ok(false) => Err(fault(FaultKind::Unsupported, "there is no room for its memory and another")),
+            Err(e) => Err(fault(FaultKind::Unsupported, format!("see what room there is: {e}"))),
+        };
+        let process = match beside {
+            Err(why) if why.kind == FaultKind::Unsupported => {
+                tracing::info!(%vm, "its memory is stored before it is given up: {why}");
+                self.instants.store_memory_of(wish.snapshot, vm)?;
+                self.hypervisor.stop(vm, StopHow::Hard)?
+            }
+            done => done?,
+        };
+        if let Some(process) = process {
             self.exports.take_from(process, LETTING_GO)?;
         }
         self.turns.stopped(vm)?;

@@ -10,8 +10,8 @@ use rustix::fs::Mode;
 
 use crate::{Result, fault};
 
-/// Longest name of a socket below the run directory: `vms/UUID/console.sock`.
-const LONGEST: usize = "/vms/00000000-0000-0000-0000-000000000000/console.sock".len();
+/// Longest name of a socket below the run directory: `vms/UUID-1/console.sock`.
+const LONGEST: usize = "/vms/00000000-0000-0000-0000-000000000000-1/console.sock".len();
 /// `sun_path` of `sockaddr_un` (unix(7)), without the final zero.
 const SUN_PATH: usize = 107;
 

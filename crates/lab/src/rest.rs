@@ -9,6 +9,9 @@ use serde_json::Value;
 
 use crate::site::{PATIENCE, Site};
 
+/// Length of an identifier.
+const ID: usize = 36;
+
 /// Volumes, snapshots (`VOLUME@SNAPSHOT`), reports of instants and memory images, by their names.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 struct Inventory {
@@ -61,8 +64,15 @@ impl Site {
                 machines.insert(text(&one["id"])?);
             }
         }
-        let folder = |name: &String| self.data().join("vms").join(name).is_dir();
-        let folders: BTreeSet<String> = self.names_in("vms")?.into_iter().filter(folder).collect();
+        let vms = self.data().join("vms");
+        let mut folders = BTreeSet::new();
+        for name in self.names_in("vms")?.into_iter().filter(|name| vms.join(name).is_dir()) {
+            let record = fs::read(vms.join(&name).join("machine.json")).unwrap_or_else(|_| b"{}".to_vec());
+            let record: Value = serde_json::from_slice(&record).with_context(|| format!("the record in {name}"))?;
+            ensure!(record["aside"].is_null(), "the process in {name} is set aside still");
+            // A machine that was started while another process of it was set aside has a second folder.
+            folders.insert(name.chars().take(ID).collect());
+        }
         ensure!(folders.is_subset(&machines), "machines: {}", differences(&machines, &folders));
         Ok(())
     }

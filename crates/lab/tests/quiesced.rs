@@ -44,7 +44,7 @@ fn a_quiesced_snapshot_needs_no_journal_replay_and_an_agent_that_fails_leaves_no
     liar(&vm, "2 thawed", || fails_as_it_should(&site, &vm, "says-it-froze", "2, but it is not frozen", PATIENT))?;
     liar(&vm, "2 right", || {
         // Several, so that on a busy host one of them is always heard.
-        let write = "dd if=/dev/zero of=/data/on$n bs=4k count=2000 oflag=direct conv=notrunc 2>/dev/null";
+        let write = "dd if=/dev/zero of=/data/on$n bs=512 count=16000 oflag=direct conv=notrunc 2>/dev/null";
         vm.run(&format!("for n in 1 2; do (while [ ! -e /run/end ]; do {write}; done; rm /data/on$n) & done"))?;
         let judged = fails_as_it_should(&site, &vm, "says-all-that-is-right", "its disks are written to", PATIENT);
         vm.run("touch /run/end; killall -KILL dd; while ls /data/on* >/dev/null 2>&1; do usleep 20000; done; sync")?;

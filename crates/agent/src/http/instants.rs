@@ -59,6 +59,14 @@ pub(super) async fn cancel(State(agent): Agents, Path(snapshot): Path<SnapshotId
     Ok(axum::Json(()))
 }
 
+pub(super) async fn store(State(agent): Agents, Path(snapshot): Path<SnapshotId>) -> Answer<InstantReport> {
+    run(agent, "store memory", move |agent| agent.instants.store_memory(snapshot)).await
+}
+
+pub(super) async fn drop_memory(State(agent): Agents, Path(snapshot): Path<SnapshotId>) -> Answer<()> {
+    run(agent, "drop memory", move |agent| agent.instants.drop_memory(snapshot)).await
+}
+
 pub(super) async fn compress(State(agent): Agents, Path(snapshot): Path<SnapshotId>) -> Answer<MemoryInfo> {
     run(agent, "compress memory", move |agent| agent.instants.compress(snapshot)).await
 }

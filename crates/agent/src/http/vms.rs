@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use keyframe_agent_api::{
-    ConfigureDisk, DiskId, FixIdentity, FixedIdentity, HostInfo, RemoveMachine, SetLink, StartVm, StopVm, VmCall, VmId,
-    VmStatus,
+    ConfigureDisk, DiskId, FixIdentity, FixedIdentity, GiveUp, HostInfo, RemoveMachine, SetLink, StartVm, StopVm,
+    VmCall, VmId, VmStatus,
 };
 
 use super::answer::{Answer, Body, Path, run as call};
@@ -37,6 +37,10 @@ pub(super) async fn run(State(agent): Agents, Path(vm): Path<VmId>, Body(wish): 
 
 pub(super) async fn check(State(agent): Agents, Path(_): Path<VmId>, Body(wish): Body<StartVm>) -> Answer<()> {
     call(agent, "check machine", move |agent| agent.machines.check(&wish)).await
+}
+
+pub(super) async fn give_up(State(agent): Agents, Path(vm): Path<VmId>, Body(wish): Body<GiveUp>) -> Answer<VmStatus> {
+    call(agent, "give machine up", move |agent| agent.machines.give_up(vm, &wish)).await
 }
 
 pub(super) async fn pause(State(agent): Agents, Path(vm): Path<VmId>, Body(wish): Body<VmCall>) -> Answer<VmStatus> {

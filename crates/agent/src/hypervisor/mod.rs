@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use keyframe_agent_api::{
     Accelerator, CutMethod, DiskId, DiskSlot, Fault, FixedIdentity, GuestIdentity, Machine, MemoryInfo, NicId, Power,
-    StopHow, VmId, VmStatus, VolumeRef,
+    SnapshotId, StopHow, VmId, VmStatus, VolumeRef,
 };
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +76,27 @@ pub trait Cut: Send {
 
     /// Lets all writes go without an instant. Nothing to do after a cut.
     fn abandon(&mut self);
+}
+
+/// For a memory whose disks have been cut before.
+pub(crate) struct NoCut;
+
+impl Cut for NoCut {
+    fn arm(&mut self, _: Box<dyn Fn() + Send + Sync>) -> Result<()> {
+        Ok(())
+    }
+
+    fn mark(&mut self) {}
+
+    fn pass(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn cut(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn abandon(&mut self) {}
 }
 
 /// How a memory was captured.
@@ -180,6 +201,26 @@ pub trait Hypervisor: Send + Sync {
     /// Stores an image smaller, in place; it can be resumed as before. What is compressed already is a success. Called off, the
     /// image is as before.
     fn compress(&self, image: &Path, work: &Work) -> Result<MemoryInfo>;
+
+    /// Gives up a machine that stands still, but for its memory: it is off, has let its disks go, and can be started anew, and
+    /// [`store_aside`](Hypervisor::store_aside) finds its memory under the name of a snapshot until that is dropped. Its
+    /// process is answered as [`stop`](Hypervisor::stop) does. A failed call leaves the machine as it was;
+    /// [`Unsupported`] if there is no such way for this one.
+    ///
+    /// [`Unsupported`]: keyframe_agent_api::FaultKind::Unsupported
+    fn set_aside(&self, vm: VmId, snapshot: SnapshotId) -> Result<Option<u32>>;
+
+    /// Whether there is something set aside for a snapshot; its process may have ended.
+    fn is_aside(&self, snapshot: SnapshotId) -> bool;
+
+    /// Stores a memory that was set aside, like [`capture`](Hypervisor::capture) that of a machine. It stays set aside.
+    /// [`NotFound`] if it has not been, or its process has ended.
+    ///
+    /// [`NotFound`]: keyframe_agent_api::FaultKind::NotFound
+    fn store_aside(&self, snapshot: SnapshotId, to: &Path, cancel: &dyn Cancel) -> Result<()>;
+
+    /// Ends what was set aside for a snapshot. What is not there is a success.
+    fn drop_aside(&self, snapshot: SnapshotId) -> Result<()>;
 
     /// The Unix socket of the serial console, for one reader.
     fn console(&self, vm: VmId) -> Result<PathBuf>;

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use keyframe_agent_api::{
     Bytes, CutMethod, Fault, FaultKind, GuestAnswer, InstantProbe, InstantReport, MemoryInfo, MemoryState, Micros,
-    Power, Quiesce, SnapshotId, TakeInstant, Timestamp, VolumeRef, WorkProgress,
+    Power, Quiesce, SnapshotId, TakeInstant, Timestamp, VmId, VolumeRef, WorkProgress,
 };
 use parking_lot::Mutex;
 
@@ -30,7 +30,7 @@ use crate::Result;
 use crate::array::Arrays;
 use crate::exports::Exports;
 use crate::fault::{fault, of_io};
-use crate::hypervisor::{Cancel, Hypervisor};
+use crate::hypervisor::{Cancel, Hypervisor, NoCut};
 use crate::life::Life;
 use crate::work::Work;
 
@@ -331,11 +331,58 @@ impl Instants {
         Ok(info)
     }
 
+    /// Stores the memory of the machine that was given up for an instant, and adds it to the report. [`FaultKind::NotFound`] if
+    /// it is lost.
+    pub fn store_memory(&self, snapshot: SnapshotId) -> Result<InstantReport> {
+        let report = self.add_memory(snapshot, |image, taking| self.hypervisor.store_aside(snapshot, image, taking))?;
+        // Not before the report has it: until then it can be stored again.
+        self.hypervisor.drop_aside(snapshot)?;
+        Ok(report)
+    }
+
+    /// The same of a machine that is there and stands still since before the instant.
+    pub fn store_memory_of(&self, snapshot: SnapshotId, vm: VmId) -> Result<InstantReport> {
+        self.add_memory(snapshot, |image, taking| self.hypervisor.capture(vm, image, &mut NoCut, taking).map(drop))
+    }
+
+    /// Ends what was given up for an instant, stored or not.
+    pub fn drop_memory(&self, snapshot: SnapshotId) -> Result<()> {
+        let _alone = self.alone(snapshot, "rid of its memory")?;
+        self.hypervisor.drop_aside(snapshot)
+    }
+
+    /// Whether its memory is in its report.
+    pub fn has_memory(&self, snapshot: SnapshotId) -> Result<bool> {
+        Ok(self.store.read(snapshot)?.is_some_and(|stored| stored.report.memory.is_some()))
+    }
+
+    fn add_memory(
+        &self,
+        snapshot: SnapshotId,
+        store: impl FnOnce(&Path, &Taking) -> Result<()>,
+    ) -> Result<InstantReport> {
+        let missing = || fault(FaultKind::NotFound, format!("there is no instant {snapshot} for that memory"));
+        let alone = self.alone(snapshot, "given its memory")?;
+        let mut stored = self.store.read(snapshot)?.ok_or_else(missing)?;
+        if stored.report.memory.is_none() {
+            let image = self.image(snapshot);
+            self.remove_image(snapshot)?;
+            store(&image, &alone.taking)?;
+            // The guest stood still, whatever was done to its writes.
+            stored.report.method = CutMethod::AtRest;
+            stored.report.memory = Some(self.hypervisor.image(&image)?);
+            self.life.check()?;
+            self.store.write(snapshot, &stored)?;
+        }
+        Ok(stored.report)
+    }
+
     /// Removes an instant's memory and its snapshots of these volumes, whether or not they are there.
     pub fn delete(&self, snapshot: SnapshotId, volumes: &[VolumeRef]) -> Result<()> {
         let _alone = self.alone(snapshot, "deleted")?;
         let disks = Disks::new(&self.arrays, volumes, snapshot)?;
         self.store.remove(snapshot)?;
+        self.hypervisor.drop_aside(snapshot)?;
         self.remove_image(snapshot)?;
         disks.delete()
     }

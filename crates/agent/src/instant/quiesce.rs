@@ -18,6 +18,8 @@ const MARGIN: Duration = Duration::from_secs(5);
 
 /// Disks to which nothing was written for so long are silent.
 const SILENCE: Duration = Duration::from_millis(200);
+/// The same once something was heard: a guest on a busy host may come to no write for a while.
+const LONGER_SILENCE: Duration = Duration::from_millis(600);
 /// So long may programs write on which write past file systems, until they come to need one.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A write that is heard is let go at once.
@@ -88,15 +90,17 @@ fn weigh(hypervisor: &dyn Hypervisor, vm: VmId, file_systems: u32, gates: &GateS
 /// Whether the writes end.
 fn fall_silent(gates: &GateSet) -> Result<bool> {
     let until = Instant::now() + PATIENCE;
+    let mut silence = SILENCE;
     while Instant::now() < until {
         let (tell, heard) = channel();
         // Nobody listens any more to those that come after the first.
         let hold = gates.arm(LONGEST_HOLD, move || tell.send(()).unwrap_or(())).map_err(|error| of_gate(&error))?;
-        let heard = heard.recv_timeout(SILENCE);
+        let heard = heard.recv_timeout(silence);
         drop(hold);
         if heard == Err(RecvTimeoutError::Timeout) {
             return Ok(true);
         }
+        silence = LONGER_SILENCE;
     }
     Ok(false)
 }

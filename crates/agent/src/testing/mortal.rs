@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyframe_agent_api::{
-    DiskId, DiskSlot, FixedIdentity, GuestIdentity, Machine, MemoryInfo, NicId, StopHow, VmId, VmStatus,
+    DiskId, DiskSlot, FixedIdentity, GuestIdentity, Machine, MemoryInfo, NicId, SnapshotId, StopHow, VmId, VmStatus,
 };
 
 use crate::Result;
@@ -101,6 +101,22 @@ impl Hypervisor for Mortal {
 
     fn capture(&self, vm: VmId, to: &Path, cut: &mut dyn Cut, cancel: &dyn Cancel) -> Result<Captured> {
         self.call(|inner| inner.capture(vm, to, cut, cancel))
+    }
+
+    fn set_aside(&self, vm: VmId, snapshot: SnapshotId) -> Result<Option<u32>> {
+        self.call(|inner| inner.set_aside(vm, snapshot))
+    }
+
+    fn is_aside(&self, snapshot: SnapshotId) -> bool {
+        self.inner.is_aside(snapshot)
+    }
+
+    fn store_aside(&self, snapshot: SnapshotId, to: &Path, cancel: &dyn Cancel) -> Result<()> {
+        self.call(|inner| inner.store_aside(snapshot, to, cancel))
+    }
+
+    fn drop_aside(&self, snapshot: SnapshotId) -> Result<()> {
+        self.call(|inner| inner.drop_aside(snapshot))
     }
 
     fn image(&self, image: &Path) -> Result<MemoryInfo> {

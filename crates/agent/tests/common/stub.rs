@@ -12,7 +12,7 @@ use keyframe_agent::hypervisor::{BlockAddress, Cancel, Captured, Cut, Hypervisor
 use keyframe_agent::work::Work;
 use keyframe_agent_api::{
     Accelerator, Bytes, CutMethod, DiskId, DiskSlot, Fault, FaultKind, FixedIdentity, GuestIdentity, Machine,
-    MemoryInfo, NicId, PauseReason, Power, StopHow, VmId, VmStatus,
+    MemoryInfo, NicId, PauseReason, Power, SnapshotId, StopHow, VmId, VmStatus,
 };
 
 type Changed = Box<Tell>;
@@ -121,6 +121,19 @@ impl Hypervisor for Stub {
     fn thaw(&self, _: VmId) -> Result<()> {
         self.frozen.store(false, Ordering::SeqCst);
         planned(&self.thaws, "the guest had thawed itself")
+    }
+
+    fn set_aside(&self, vm: VmId, _: SnapshotId) -> Result<Option<u32>> {
+        Err(fault(FaultKind::Unsupported, &format!("machine {vm} cannot be set aside")))
+    }
+    fn is_aside(&self, _: SnapshotId) -> bool {
+        false
+    }
+    fn store_aside(&self, snapshot: SnapshotId, _: &Path, _: &dyn Cancel) -> Result<()> {
+        Err(fault(FaultKind::NotFound, &format!("nothing is set aside for {snapshot}")))
+    }
+    fn drop_aside(&self, _: SnapshotId) -> Result<()> {
+        Ok(())
     }
 
     /// Lets writes pass for a while before the cut, as a hypervisor does that waits for its moment.

@@ -198,6 +198,8 @@ pub(crate) trait Bench {
     fn wait_up(&self, vm: VmId) -> Result<()>;
     /// `kill -9`.
     fn kill(&self, vm: VmId) -> Result<()>;
+    /// The same to what was set aside; its process, if it has one.
+    fn kill_aside(&self, snapshot: SnapshotId, process: Option<u32>) -> Result<()>;
 
     fn start(&self, vm: VmId, machine: &Machine, memory: Option<&Path>, paused: bool) -> keyframe_agent::Result<()> {
         let blocks = |volume: &VolumeRef| self.world().address(volume);
@@ -245,6 +247,11 @@ impl Bench for FakeBench {
     }
     fn kill(&self, vm: VmId) -> Result<()> {
         self.fake.kill(vm)?;
+        Ok(())
+    }
+
+    fn kill_aside(&self, snapshot: SnapshotId, _: Option<u32>) -> Result<()> {
+        self.fake.kill_aside(snapshot)?;
         Ok(())
     }
 }
@@ -352,11 +359,17 @@ impl Bench for QemuBench {
         self.wait_console(vm, 0, "GUEST-READY")
     }
     fn kill(&self, vm: VmId) -> Result<()> {
-        let pid = i32::try_from(self.pid(vm)?)?;
-        let pid = rustix::process::Pid::from_raw(pid).context("no process")?;
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
-        Ok(())
+        kill(self.pid(vm)?)
     }
+
+    fn kill_aside(&self, _: SnapshotId, process: Option<u32>) -> Result<()> {
+        kill(process.context("what is set aside has no process")?)
+    }
+}
+
+fn kill(pid: u32) -> Result<()> {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid)?).context("no process")?;
+    Ok(rustix::process::kill_process(pid, rustix::process::Signal::KILL)?)
 }
 
 /// The example `helper`, which cargo builds with the tests.

@@ -7,7 +7,8 @@ use anyhow::{Context, Result, ensure};
 use keyframe_agent::hypervisor::News;
 use keyframe_agent::work::Work;
 use keyframe_agent_api::{
-    CutMethod, DiskId, DiskSlot, FaultKind, GuestIdentity, Machine, Micros, NicId, PauseReason, Power, StopHow, VmId,
+    CutMethod, DiskId, DiskSlot, FaultKind, GuestIdentity, Machine, Micros, NicId, PauseReason, Power, SnapshotId,
+    StopHow, VmId,
 };
 
 use super::fixture::{After, Bench, FakeBench, QemuBench, volume};
@@ -57,6 +58,7 @@ fn passes(bench: &mut dyn Bench) -> Result<()> {
     bench.driver().stop(vm, StopHow::Hard)?;
     expect(bench, vm, &Power::Off)?;
     resumes(bench, vm, &machine, &image)?;
+    sets_aside(bench, vm, &machine, &image)?;
     a_death_is_told(bench, vm)?;
     bench.start(vm, &machine, None, false)?;
     bench.driver().reset(vm)?;
@@ -227,6 +229,54 @@ fn resumes(bench: &dyn Bench, vm: VmId, machine: &Machine, image: &std::path::Pa
     let pending = bench.driver().status(vm)?.memory_pending;
     ensure!(pending.0 == 0, "{pending} bytes are pending after a capture");
     Ok(())
+}
+
+/// The machine, which runs, is given up, and another goes on in its place while its memory is stored.
+fn sets_aside(bench: &mut dyn Bench, vm: VmId, machine: &Machine, other: &std::path::Path) -> Result<()> {
+    let (snapshot, image) = (SnapshotId::new(), other.with_extension("aside"));
+    let store = |bench: &dyn Bench, snapshot| bench.driver().store_aside(snapshot, &image, &After::never());
+    kind(bench.driver().set_aside(vm, snapshot), FaultKind::Conflict)?;
+    expect(bench, vm, &Power::Running)?;
+    bench.driver().pause(vm)?;
+    bench.driver().set_aside(vm, snapshot)?;
+    expect(bench, vm, &Power::Off)?;
+    kind(bench.driver().set_aside(vm, snapshot), FaultKind::Conflict)?;
+    kind(bench.driver().resume(vm), FaultKind::Conflict)?;
+    bench.again();
+    ensure!(bench.driver().adopt()?.is_empty(), "what is set aside is taken for a machine");
+    expect(bench, vm, &Power::Off)?;
+    // It stands still, so that the disks stay as the first one needs them.
+    bench.start(vm, machine, Some(other), true)?;
+    bench.again();
+    ensure!(bench.driver().adopt()? == [vm], "the machine is not found beside what is set aside");
+    ensure!(bench.driver().is_aside(snapshot), "what is set aside is not found beside the machine");
+    store(bench, snapshot)?;
+    expect(bench, vm, &PAUSED)?;
+    ensure!(
+        bench.driver().verify(&image, &Work::default())?.memory == machine.memory,
+        "not all of its memory is there"
+    );
+    bench.driver().drop_aside(snapshot)?;
+    bench.driver().drop_aside(snapshot)?;
+    kind(store(bench, snapshot), FaultKind::NotFound)?;
+    expect(bench, vm, &PAUSED)?;
+    bench.driver().stop(vm, StopHow::Hard)?;
+    bench.start(vm, machine, Some(&image), false)?;
+    bench.driver().freeze(vm, PATIENCE, PATIENCE)?;
+    bench.driver().thaw(vm)?;
+
+    // One whose process dies is lost, and nothing else is.
+    bench.driver().pause(vm)?;
+    let process = bench.driver().set_aside(vm, snapshot)?;
+    bench.start(vm, machine, Some(&image), true)?;
+    bench.kill_aside(snapshot, process)?;
+    kind(store(bench, snapshot), FaultKind::NotFound)?;
+    bench.driver().drop_aside(snapshot)?;
+    expect(bench, vm, &PAUSED)?;
+    bench.driver().stop(vm, StopHow::Hard)?;
+    // Its disks have gone on since.
+    bench.start(vm, machine, None, false)?;
+    bench.wait_up(vm)
 }
 
 fn a_death_is_told(bench: &dyn Bench, vm: VmId) -> Result<()> {

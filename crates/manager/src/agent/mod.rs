@@ -9,8 +9,8 @@ mod address;
 mod transport;
 
 use keyframe_model::agent::{
-    ConfigureDisk, CreateVolume, DiffRequest, DiffResponse, DiskId, FixIdentity, FixedIdentity, Generation, HostInfo,
-    InstantProbe, InstantReport, MemoryInfo, MemoryState, RemoveMachine, ResizeVolume, RevertVolume, SetLink,
+    ConfigureDisk, CreateVolume, DiffRequest, DiffResponse, DiskId, FixIdentity, FixedIdentity, Generation, GiveUp,
+    HostInfo, InstantProbe, InstantReport, MemoryInfo, MemoryState, RemoveMachine, ResizeVolume, RevertVolume, SetLink,
     SnapshotId, SpaceRequest, SpaceResponse, StartVm, StopVm, TakeInstant, VmCall, VmId, VmStatus, VolumeInfo,
     VolumeRef, WorkProgress, route,
 };
@@ -86,6 +86,16 @@ impl Agent {
         self.order(&format!("{}/cancel", route::instant(snapshot, &[])), &()).await
     }
 
+    /// Stores the memory of a machine that was given up for an instant.
+    pub async fn store_memory(&self, snapshot: SnapshotId) -> Result<InstantReport> {
+        self.post(&route::memory(snapshot, "store"), &()).await
+    }
+
+    /// Ends what was given up for an instant; its memory is lost unless it is stored.
+    pub async fn drop_memory(&self, snapshot: SnapshotId) -> Result<()> {
+        self.order(&route::memory(snapshot, "drop"), &()).await
+    }
+
     /// Compresses a memory image.
     pub async fn compress_memory(&self, snapshot: SnapshotId) -> Result<MemoryInfo> {
         self.post(&route::memory(snapshot, "compress"), &()).await
@@ -114,6 +124,11 @@ impl Agent {
     /// A machine.
     pub async fn vm(&self, vm: VmId) -> Result<VmStatus> {
         self.get(&route::vm(vm)).await
+    }
+
+    /// Gives up a machine that stands still, but for its memory.
+    pub async fn give_up(&self, vm: VmId, wish: &GiveUp) -> Result<VmStatus> {
+        self.post(&route::vm_act(vm, "give-up"), wish).await
     }
 
     /// Whether a machine could be started like this, as far as that can be said before.

@@ -31,8 +31,15 @@ pub trait Kind: Send + Sync + 'static {
 
     /// Lets go of what the job needs no longer once the step at that place is done: in the transaction that records it as done,
     /// which happens once however often the step is run. Not called for the last step, after which the job [ends](Kind::finish),
-    /// whose `finish` has to see what is gone already.
-    async fn passed(&self, _tx: &mut Transaction, _job: JobId, _plan: &Self::Plan, _step: usize) -> Result<()> {
+    /// whose `finish` has to see what is gone already, nor when the job turns back after that step.
+    async fn passed(
+        &self,
+        _tx: &mut Transaction,
+        _job: JobId,
+        _plan: &Self::Plan,
+        _step: usize,
+        _output: &Value,
+    ) -> Result<()> {
         Ok(())
     }
 

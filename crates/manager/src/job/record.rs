@@ -81,13 +81,13 @@ impl Course<'_> {
         left: &[Leftover],
         text: Option<String>,
     ) -> std::result::Result<(), Halt> {
-        let done = self.done(index, output);
+        let done = self.done(index, output.clone());
         let next = self.intent(index + 1);
-        let passed = next.is_some().then_some(index);
+        let passed = next.is_some().then_some((index, &output));
         self.record_with("done", left, passed, |job| {
             job.left.extend(text);
             let mut steps = vec![done];
-            if job.cancel && !job.committed && next.is_some() {
+            if turns(job) && next.is_some() {
                 turn(job, &Error::cancelled())?;
             } else {
                 steps.extend(intend(job, next));
@@ -222,13 +222,15 @@ impl Course<'_> {
         &mut self,
         what: &str,
         left: &[Leftover],
-        passed: Option<usize>,
+        passed: Option<(usize, &Value)>,
         change: impl FnOnce(&mut Job) -> Result<Vec<JobStep>>,
     ) -> std::result::Result<(), Halt> {
         let mut tx = self.engine.catalog.write().await?;
         let mut job = tx.job(self.job.id).await?;
-        if let Some(step) = passed {
-            let passed = self.kind.passed(&mut tx, &job, step).await;
+        if let Some((step, output)) = passed
+            && !turns(&job)
+        {
+            let passed = self.kind.passed(&mut tx, &job, step, output).await;
             passed.map_err(|e| Halt::of(e).map_or_else(|halt| halt, Halt::Hopeless))?;
         }
         let steps = change(&mut job).map_err(Halt::Hopeless)?;
@@ -297,6 +299,11 @@ fn intend(job: &mut Job, next: Option<(JobStep, bool, Progress)>) -> Vec<JobStep
     job.message.clone_from(&step.name);
     job.progress = progress;
     vec![step]
+}
+
+/// Somebody has called it off, and it can be undone.
+fn turns(job: &Job) -> bool {
+    job.cancel && !job.committed
 }
 
 fn turn(job: &mut Job, cause: &Error) -> Result<()> {

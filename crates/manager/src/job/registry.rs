@@ -54,7 +54,7 @@ impl Registry {
 pub(super) trait AnyKind: Send + Sync {
     fn as_any(&self) -> &dyn Any;
     fn steps(&self, plan: &Value) -> Result<Vec<Box<dyn Step>>>;
-    async fn passed(&self, tx: &mut Transaction, job: &Job, step: usize) -> Result<()>;
+    async fn passed(&self, tx: &mut Transaction, job: &Job, step: usize, output: &Value) -> Result<()>;
     async fn finish(
         &self,
         tx: &mut Transaction,
@@ -87,8 +87,8 @@ impl<K: Kind> AnyKind for Erased<K> {
         Ok(self.0.steps(&Self::plan(plan)?))
     }
 
-    async fn passed(&self, tx: &mut Transaction, job: &Job, step: usize) -> Result<()> {
-        self.0.passed(tx, job.id, &Self::plan(&job.plan)?, step).await
+    async fn passed(&self, tx: &mut Transaction, job: &Job, step: usize, output: &Value) -> Result<()> {
+        self.0.passed(tx, job.id, &Self::plan(&job.plan)?, step, output).await
     }
 
     async fn finish(

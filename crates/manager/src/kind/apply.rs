@@ -1,11 +1,12 @@
 //! Applying a snapshot to its machine.
 //!
 //! ```text
-//!  pause ─► keep (an instant of what is given up) ─► stop ─► revert every disk ─► start ─┬─► done
-//!    ▲          ▲                                     ▲           ▲                 ▲     └─► delete what nobody needs now
-//!    └──────────┴─── undone in the opposite order ────┴───────────┴─────────────────┘
+//!  pause ─► keep (an instant of what is given up) ─► stop ─► revert every disk ─► start ─► store ─┬─► done
+//!    ▲          ▲                                     ▲           ▲                 ▲              └─► delete what nobody
+//!    └──────────┴─── undone in the opposite order ────┴───────────┴─────────────────┘                  needs now
 //! ```
-//! Before a guest is given up the host is asked whether it can start what comes instead. The instant is taken in any case, so that a failure on the way takes everything back; if the caller wants what is given
+//! A guest whose memory is to be kept is not stopped but set aside, and its memory is stored when what comes instead runs. Nobody
+//! waits for that: the machine is let go of before, and only its tree is held on to. Before a guest is given up the host is asked whether it can start what comes instead. The instant is taken in any case, so that a failure on the way takes everything back; if the caller wants what is given
 //! up discarded, it is deleted at the end. Unless the caller says otherwise the memory of a guest is in it, so that the way back
 //! goes on where the guest was; without it the guest starts anew, and a notice on machine and job says so. The guest stands still
 //! from before the instant, so nothing that it wrote is lost between it and the stop. A machine in error is stopped first,
@@ -23,16 +24,19 @@ use keyframe_model::apply::{ApplyPlan, ApplyWish, DiskFate, MemoryUse, plan};
 use keyframe_model::memory::Loader;
 use keyframe_model::{
     Activity, JobKind, Name, Notice, Rest, Snapshot, SnapshotEvent, SnapshotKind, SnapshotOrigin, SnapshotState, Vm,
-    VmState, numbered,
+    VmEvent, VmState, numbered,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::hold::{PAUSED, add_holders, check_generation, hold_snapshot, leave_vm, locks, rest_of, take_vm, vm_event};
+use super::hold::{
+    PAUSED, add_holders, check_generation, hold_snapshot, holds_vm, leave_vm, locks, rest_of, take_vm, vm_event,
+};
 use super::snapshot_create::{instant_of, names, room};
 use super::step::{
-    Check, DeleteInstants, DeleteVolumes, Instant, Output, Pause, Revert, Start, Stop, outputs, power, report,
+    Check, DeleteInstants, DeleteVolumes, GiveUp, Instant, KeepMemory, Output, Pause, Revert, Start, Stop, lost,
+    outputs, power, report,
 };
 use crate::agent::Agent;
 use crate::job::{Begun, Ending, Kind, Outcome, Step};
@@ -103,6 +107,26 @@ impl ApplyJob {
     /// The guest runs, or its host may let it go on at any time.
     fn pauses(&self) -> bool {
         matches!(self.before, Some(Rest::Running | Rest::Paused { .. })) && self.before != Some(PAUSED)
+    }
+
+    /// The step that stores the memory of what is given up, if there is one.
+    fn stores_at(&self) -> Option<usize> {
+        // After the instant, the giving up, the disks.
+        let before = usize::from(self.checks) + usize::from(self.pauses()) + 3 + usize::from(self.start.is_some());
+        self.keep_memory.map(|_| before)
+    }
+
+    /// What the machine has become, once whatever was to be started is.
+    async fn leave(&self, tx: &mut Transaction, power: Option<Power>) -> Result<()> {
+        let rest = match (&self.start, power) {
+            (Some(_), Some(power)) => rest_of(&power),
+            (Some(_) | None, _) => self.plan.ends,
+        };
+        leave_vm(tx, self.vm, VmEvent::Finished(rest), |vm| {
+            vm.hardware = self.plan.hardware.clone();
+            vm.current = Some(self.snapshot);
+        })
+        .await
     }
 
     /// A guest that is stopped does not come back as it was.
@@ -179,7 +203,7 @@ impl Kind for SnapshotApply {
             name: format!("the state of {} given up", plan.name),
             snapshot: plan.keep,
             wish: plan.instant.clone(),
-            memory: plan.keep_memory,
+            memory: None,
             precious: true,
         };
         let back = Some(plan.back.clone());
@@ -195,7 +219,17 @@ impl Kind for SnapshotApply {
                     steps.push(Box::new(Pause { agent: agent(), vm, name, generation }));
                 }
                 steps.push(Box::new(instant));
-                steps.push(Box::new(stop));
+                match plan.keep_memory {
+                    Some(memory) => steps.push(Box::new(GiveUp {
+                        agent: agent(),
+                        vm,
+                        name: plan.name.to_string(),
+                        snapshot: plan.keep,
+                        memory,
+                        back: plan.back.clone(),
+                    })),
+                    None => steps.push(Box::new(stop)),
+                }
             }
             Some(Rest::Stopped) => steps.push(Box::new(instant)),
             // There is nothing to come back to: it stays off.
@@ -212,6 +246,10 @@ impl Kind for SnapshotApply {
         if let Some(wish) = &plan.start {
             steps.push(Box::new(Start { agent: agent(), vm, wish: wish.clone(), new: false }));
         }
+        if let Some(memory) = plan.keep_memory {
+            let name = format!("the state of {} given up", plan.name);
+            steps.push(Box::new(KeepMemory { agent: agent(), name, snapshot: plan.keep, memory }));
+        }
         if plan.plan.keep.is_none() && !plan.blind() {
             let staying =
                 plan.instant.volumes.iter().filter(|v| !plan.plan.unreferenced.contains(v)).cloned().collect();
@@ -225,41 +263,63 @@ impl Kind for SnapshotApply {
         steps
     }
 
+    async fn passed(
+        &self,
+        tx: &mut Transaction,
+        job: JobId,
+        plan: &ApplyJob,
+        step: usize,
+        output: &Value,
+    ) -> Result<()> {
+        if plan.stores_at() != Some(step + 1) {
+            return Ok(());
+        }
+        plan.leave(tx, power(&serde_json::from_value(output.clone()).into_iter().collect::<Vec<_>>())).await?;
+        Ok(tx.unlock_these(job, &[Resource::Vm(plan.vm)]).await?)
+    }
+
     async fn finish(&self, tx: &mut Transaction, job: &Ending<'_, ApplyJob>) -> Result<Value> {
         let plan = job.plan;
         let left = outputs(job.outputs, self.steps(plan).len());
-        finish_kept(tx, job, report(&left)).await?;
-        let done = matches!(job.outcome, Outcome::Done);
-        let rest = match (&plan.start, power(&left)) {
-            (Some(_), Some(power)) => rest_of(&power),
-            (Some(_) | None, _) => plan.plan.ends,
-        };
-        let event = vm_event(job.outcome, rest);
+        let lost = lost(&left);
+        finish_kept(tx, job, report(&left), lost.is_some()).await?;
         let cut_off = matches!(job.outcome, Outcome::Undone { .. }) && plan.cuts_off() && stopped(&left);
-        let notice = cut_off.then(|| {
+        let cut_off = cut_off.then(|| {
             format!(
                 "the guest was started anew: {} could not be applied after the guest had been stopped, and its memory had \
                  not been kept",
                 plan.snapshot_name
             )
         });
-        let notes: Vec<&String> = notice.iter().collect();
-        let result = json!({ "notes": notes });
-        leave_vm(tx, plan.vm, event, |vm| {
-            if done {
-                vm.hardware = plan.plan.hardware.clone();
-                vm.current = Some(plan.snapshot);
+        let lost = plan.plan.keep.as_ref().zip(lost);
+        let lost =
+            lost.map(|(keep, why)| format!("{keep} has the disks that were given up, but not the memory: {why}"));
+        let notice = cut_off.or(lost);
+        if holds_vm(tx, job.id, plan.vm).await? {
+            match job.outcome {
+                Outcome::Done => plan.leave(tx, power(&left)).await?,
+                Outcome::Undone { .. } | Outcome::Broken { .. } => {
+                    leave_vm(tx, plan.vm, vm_event(job.outcome, plan.plan.ends), |_| {}).await?;
+                }
             }
-            vm.notice = notice.map(|text| Notice { at: Timestamp::now(), text }).or(vm.notice.take());
-        })
-        .await?;
-        Ok(result)
+        }
+        if let Some(text) = notice.clone() {
+            let mut vm = tx.vm(plan.vm).await?;
+            vm.notice = Some(Notice { at: Timestamp::now(), text });
+            tx.update_vm(&mut vm).await?;
+        }
+        Ok(json!({ "notes": Vec::from_iter(notice) }))
     }
 }
 
 /// What becomes of the instant of what was given up. One that stands for a state that could not be brought back is a snapshot,
 /// whether it was meant to be one or not.
-async fn finish_kept(tx: &mut Transaction, job: &Ending<'_, ApplyJob>, report: Option<InstantReport>) -> Result<()> {
+async fn finish_kept(
+    tx: &mut Transaction,
+    job: &Ending<'_, ApplyJob>,
+    report: Option<InstantReport>,
+    lost: bool,
+) -> Result<()> {
     let plan = job.plan;
     // Its step leaves it alone if it is needed; it is undone after those that follow it.
     let at = usize::from(plan.checks) + usize::from(plan.pauses() || plan.before.is_none());
@@ -281,6 +341,9 @@ async fn finish_kept(tx: &mut Transaction, job: &Ending<'_, ApplyJob>, report: O
             let broke = || SnapshotEvent::Broke("it was not finished".to_owned());
             keep.state = keep.after(&report.as_ref().map_or_else(broke, |_| SnapshotEvent::Taken))?;
             keep.report = report;
+            if lost {
+                keep.kind = SnapshotKind::Disk;
+            }
             tx.update_snapshot(&mut keep).await?;
         }
     }
@@ -327,7 +390,7 @@ fn decide(vm: &Vm, before: &VmState, snapshot: &Snapshot, plan: ApplyPlan) -> Ap
             VmState::Busy { .. } | VmState::Error { .. } | VmState::Gone => None,
         },
         keep,
-        instant: instant_of(vm, keep_memory.is_some(), Quiesce::No, HOLD),
+        instant: instant_of(vm, false, Quiesce::No, HOLD),
         keep_memory,
         back,
         reverts: reverts.collect(),

@@ -183,7 +183,7 @@ impl Kind for CloneVm {
         steps
     }
 
-    async fn passed(&self, tx: &mut Transaction, job: JobId, plan: &ClonePlan, step: usize) -> Result<()> {
+    async fn passed(&self, tx: &mut Transaction, job: JobId, plan: &ClonePlan, step: usize, _: &Value) -> Result<()> {
         // The instant is the first step, and each copy with disks has one after it.
         let made = plan.copies.iter().filter(|copy| !copy.volumes.is_empty()).count();
         match &plan.instant {
@@ -196,7 +196,12 @@ impl Kind for CloneVm {
         let left = outputs(job.outputs, self.steps(job.plan).len());
         let mut powers = left.iter().filter_map(|output| match output {
             Output::Power(power) => Some(power),
-            Output::Instant(_) | Output::Sizes(_) | Output::Memory(_) | Output::Notes(_) | Output::Told(_) => None,
+            Output::Instant(_)
+            | Output::Lost(_)
+            | Output::Sizes(_)
+            | Output::Memory(_)
+            | Output::Notes(_)
+            | Output::Told(_) => None,
         });
         let mut told = Vec::new();
         for copy in &job.plan.copies {
@@ -237,7 +242,12 @@ fn left_unplugged(copy: &NewVm, left: &[Output]) -> Option<String> {
     }
     let told = left.iter().find_map(|output| match output {
         Output::Told(all) => all.iter().find(|told| told.vm == copy.vm && told.unplugged),
-        Output::Instant(_) | Output::Power(_) | Output::Sizes(_) | Output::Memory(_) | Output::Notes(_) => None,
+        Output::Instant(_)
+        | Output::Lost(_)
+        | Output::Power(_)
+        | Output::Sizes(_)
+        | Output::Memory(_)
+        | Output::Notes(_) => None,
     });
     told.map(|told| told.complaints.join("; "))
 }

@@ -109,7 +109,12 @@ impl Kind for DiskAttach {
         let plan = job.plan;
         let sizes = outputs(job.outputs, 1).into_iter().find_map(|output| match output {
             Output::Sizes(sizes) => sizes.first().copied(),
-            Output::Instant(_) | Output::Power(_) | Output::Memory(_) | Output::Notes(_) | Output::Told(_) => None,
+            Output::Instant(_)
+            | Output::Lost(_)
+            | Output::Power(_)
+            | Output::Memory(_)
+            | Output::Notes(_)
+            | Output::Told(_) => None,
         });
         let disk = Disk { size: sizes.map_or(plan.disk.size, Bytes), ..plan.disk.clone() };
         let done = matches!(job.outcome, Outcome::Done);

@@ -307,11 +307,11 @@ kinds! {
     snapshot_apply_stopped_discarding: Stopped, apply::SnapshotApply, 4, |made| discarding(made, false);
     snapshot_apply_running: Running, apply::SnapshotApply, 4, |made| applied(made, false);
     snapshot_apply_running_discarding: Running, apply::SnapshotApply, 8, |made| discarding(made, true);
-    snapshot_apply_keeping_memory: Running, apply::SnapshotApply, 6, |made| apply::ApplyOrder {
+    snapshot_apply_keeping_memory: Running, apply::SnapshotApply, 7, |made| apply::ApplyOrder {
         keep_memory: true, ..applied(made, true)
     };
     snapshot_apply_paused_discarding: Paused, apply::SnapshotApply, 7, |made| discarding(made, true);
-    snapshot_apply_with_memory: WithMemory, apply::SnapshotApply, 6, |made| resumed(made, false);
+    snapshot_apply_with_memory: WithMemory, apply::SnapshotApply, 7, |made| resumed(made, false);
     snapshot_apply_with_memory_discarding: WithMemory, apply::SnapshotApply, 8, |made| resumed(made, true);
     snapshot_apply_with_memory_stopped: StoppedWithMemory, apply::SnapshotApply, 3, |made| resumed(made, false);
     snapshot_apply_in_error: Broken, apply::SnapshotApply, 4, |made| applied(made, true);

@@ -65,32 +65,70 @@ async fn a_guest_is_not_given_up_for_one_that_cannot_be_started() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_plug_can_be_pulled_during_a_snapshot_and_an_apply() {
+async fn the_plug_can_be_pulled_during_a_snapshot() {
     let (site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], true).await;
-    let one = snap(&manager, vm, "one", SnapshotKind::Disk).await;
-    for applies in [false, true] {
-        site.fake.faults().clear();
-        if applies {
-            done(&manager, manager.start_vm(&call(), vm, StartRequest::default()).await.unwrap().id).await;
-        }
-        site.fake.faults().hang("capture", 1, When::Before);
-        let captures = site.fake.faults().calls().iter().filter(|made| *made == "capture").count();
-        let busy = if applies {
-            job(manager.apply_snapshot(&call(), one, Apply { keep_memory: true, ..Apply::default() }).await.unwrap())
-        } else {
-            let kind = Some(SnapshotKind::DiskAndMemory);
-            manager.create_snapshot(&call(), vm, SnapshotCreate { kind, ..Default::default() }).await.unwrap().id
-        };
-        while site.fake.faults().calls().iter().filter(|made| *made == "capture").count() == captures {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        let stopped = manager.stop_vm(&call(), vm, HARD).await.unwrap();
-        done(&manager, stopped.id).await;
-        assert_eq!(ended(&manager, busy).await.state, JobState::Cancelled);
-        assert_eq!(state(&manager, vm).await, VmState::At { rest: Rest::Stopped });
-        assert!(site.fake.machine(vm).is_none(), "it runs");
-    }
-    assert_eq!(manager.tree(&caller(), vm, false).await.unwrap().nodes.len(), 1);
+    site.fake.faults().hang("capture", 1, When::Before);
+    let kind = Some(SnapshotKind::DiskAndMemory);
+    let busy = manager.create_snapshot(&call(), vm, SnapshotCreate { kind, ..Default::default() }).await.unwrap().id;
+    reached(&site, "capture").await;
+    let stopped = manager.stop_vm(&call(), vm, HARD).await.unwrap();
+    done(&manager, stopped.id).await;
+    assert_eq!(ended(&manager, busy).await.state, JobState::Cancelled);
+    assert_eq!(state(&manager, vm).await, VmState::At { rest: Rest::Stopped });
+    assert!(site.fake.machine(vm).is_none(), "it runs");
+    assert!(manager.tree(&caller(), vm, false).await.unwrap().nodes.is_empty());
+    manager.stop().await;
+}
+
+/// Whatever comes instead of a guest that is given up is free before the memory of that one is stored.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_machine_is_free_while_the_memory_of_what_was_given_up_is_stored() {
+    let (site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], true).await;
+    let one = snap(&manager, vm, "one", SnapshotKind::DiskAndMemory).await;
+    site.fake.faults().hang("store_aside", 1, When::Before);
+    let applied = job(manager.apply_snapshot(&call(), one, Apply::default()).await.unwrap());
+    reached(&site, "store_aside").await;
+    let view = manager.vm(&caller(), vm).await.unwrap();
+    assert_eq!(view.vm.state, VmState::At { rest: Rest::Running });
+    assert_eq!(view.vm.current, Some(one));
+    assert_eq!(view.allowed, [Activity::Stopping, Activity::Pausing, Activity::Resetting]);
+    let error = refused(manager.create_snapshot(&call(), vm, SnapshotCreate::default()).await);
+    let says = format!("the snapshot tree of web is being used by job {applied}; wait for it");
+    assert_eq!((error.kind, error.message), (ErrorKind::Busy, says));
+    done(&manager, manager.stop_vm(&call(), vm, HARD).await.unwrap().id).await;
+    assert!(site.fake.machine(vm).is_none(), "it runs");
+    assert!(!manager.job(&caller(), applied).await.unwrap().state.ended(), "this is no test");
+    site.fake.faults().clear();
+    done(&manager, applied).await;
+    let tree = manager.tree(&caller(), vm, false).await.unwrap();
+    let kept = tree.nodes.iter().find(|node| node.id != one).unwrap().id;
+    let kept = manager.snapshot(&caller(), kept, false).await.unwrap().snapshot;
+    assert_eq!(kept.kind, SnapshotKind::DiskAndMemory);
+    assert!(kept.report.unwrap().memory.is_some(), "its memory is not there");
+    assert_eq!(state(&manager, vm).await, VmState::At { rest: Rest::Stopped });
+    manager.stop().await;
+}
+
+/// The process that has the memory of what was given up is killed before that is stored: the disks are there, and people are told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_memory_that_is_lost_on_the_way_is_told_of() {
+    let (site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], true).await;
+    let one = snap(&manager, vm, "one", SnapshotKind::DiskAndMemory).await;
+    site.fake.faults().hang("store_aside", 1, When::Before);
+    let applied = job(manager.apply_snapshot(&call(), one, Apply::default()).await.unwrap());
+    reached(&site, "store_aside").await;
+    let tree = manager.tree(&caller(), vm, false).await.unwrap();
+    let kept = tree.nodes.iter().find(|node| node.id != one).unwrap().id;
+    site.fake.kill_aside(kept).unwrap();
+    site.fake.faults().clear();
+    done(&manager, applied).await;
+    let kept = manager.snapshot(&caller(), kept, false).await.unwrap().snapshot;
+    assert_eq!((kept.kind, kept.usable().is_ok()), (SnapshotKind::Disk, true));
+    let view = manager.vm(&caller(), vm).await.unwrap();
+    assert_eq!(view.vm.state, VmState::At { rest: Rest::Running });
+    let says = view.vm.notice.unwrap().text;
+    let expected = format!("{} has the disks that were given up, but not the memory: ", kept.name);
+    assert!(says.starts_with(&expected) && says.ends_with("the process that had it has ended"), "{says}");
     manager.stop().await;
 }
 

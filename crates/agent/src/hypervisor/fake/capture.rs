@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use keyframe_agent_api::{Bytes, CutMethod, FaultKind, Power};
+use keyframe_agent_api::{Bytes, CutMethod, Fault, FaultKind, Power, SnapshotId};
 use parking_lot::{Condvar, Mutex};
 
 use super::image::{self, Image};
@@ -47,6 +47,25 @@ pub(super) fn capture(fake: &Fake, slot: &Slot, to: &Path, cut: &mut dyn Cut, ca
     Image::of(&machine.hardware, guest).write(to)?;
     let paused = if method == CutMethod::AtRest { Duration::ZERO } else { Duration::from_millis(1) };
     Ok(Captured { method, paused })
+}
+
+/// Stores the memory of what was set aside.
+pub(super) fn store_aside(fake: &Fake, snapshot: SnapshotId, to: &Path, cancel: &dyn Cancel) -> Result<()> {
+    let fault = |kind, why: &str| Fault::new(kind, format!("the memory of snapshot {snapshot}: {why}"));
+    let there = || {
+        let machine = fake.asides.lock().get(&snapshot).cloned();
+        machine.ok_or_else(|| fault(FaultKind::NotFound, "the process that had it has ended"))
+    };
+    let machine = there()?;
+    std::fs::write(image::draft(to), b"").map_err(|e| fault(FaultKind::Internal, &format!("write its image: {e}")))?;
+    if fake.faults.is_full() {
+        return Err(fault(FaultKind::NoSpace, "no space left on the device"));
+    }
+    if cancel.cancelled() {
+        return Err(fault(FaultKind::Deadline, "given up, as asked"));
+    }
+    there()?;
+    Image::of(&machine.hardware, machine.guest).write(to)
 }
 
 #[derive(Default)]

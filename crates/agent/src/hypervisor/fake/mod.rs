@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use keyframe_agent_api::{
     Accelerator, Bytes, DiskId, DiskSlot, Fault, FaultKind, FixedIdentity, Generation, GuestIdentity, MemoryInfo,
-    NicId, PauseReason, Power, StopHow, Timestamp, VmId, VmStatus,
+    NicId, PauseReason, Power, SnapshotId, StopHow, Timestamp, VmId, VmStatus,
 };
 use parking_lot::{Mutex, MutexGuard};
 
@@ -64,6 +64,8 @@ pub struct Fake {
     options: FakeOptions,
     faults: Faults,
     slots: Mutex<HashMap<VmId, Arc<Slot>>>,
+    /// What was given up, and is only memory now.
+    asides: Mutex<HashMap<SnapshotId, Machine>>,
     listener: Mutex<Option<Arc<Tell>>>,
     /// Of guests that are not there yet.
     mood: Mutex<Mood>,
@@ -98,6 +100,7 @@ impl Fake {
             options,
             faults: Faults::default(),
             slots: Mutex::default(),
+            asides: Mutex::default(),
             listener: Mutex::default(),
             mood: Mutex::default(),
         }
@@ -146,6 +149,12 @@ impl Fake {
         self.end(&slot)?;
         self.tell(vm, Power::Off);
         Ok(())
+    }
+
+    /// Ends the process that was set aside for a snapshot, as `kill -9` does.
+    pub fn kill_aside(&self, snapshot: SnapshotId) -> Result<()> {
+        self.asides.lock().remove(&snapshot);
+        Machine::delete_aside(&self.dir, snapshot).map_err(|e| Fault::new(FaultKind::Internal, e.to_string()))
     }
 
     /// Something stops a guest that nobody asked for: a full array, a failed disk, a crash.
@@ -269,6 +278,8 @@ impl Hypervisor for Fake {
                 *slot.frozen.lock() = None;
                 slot.machine.lock().get_or_insert(machine);
             }
+            let asides = Machine::all_aside(&self.dir).map_err(|e| Fault::new(FaultKind::Internal, e.to_string()))?;
+            self.asides.lock().extend(asides);
             let slots = self.slots.lock();
             let mut found: Vec<VmId> =
                 slots.iter().filter(|(_, slot)| slot.machine.lock().is_some()).map(|(vm, _)| *vm).collect();
@@ -475,6 +486,30 @@ impl Hypervisor for Fake {
             found.write(image)?;
             found.info(image)
         })
+    }
+
+    fn set_aside(&self, vm: VmId, snapshot: SnapshotId) -> Result<Option<u32>> {
+        self.with("set_aside", vm, |slot, machine| {
+            if machine.power == Power::Running {
+                return Err(slot.fault(FaultKind::Conflict, "it runs; pause it first"));
+            }
+            let failed = |e: std::io::Error| slot.fault(FaultKind::Internal, &e.to_string());
+            machine.write_aside(&self.dir, snapshot, vm).map_err(failed)?;
+            self.asides.lock().insert(snapshot, machine);
+            self.end(slot).map(|()| None)
+        })
+    }
+
+    fn is_aside(&self, snapshot: SnapshotId) -> bool {
+        self.asides.lock().contains_key(&snapshot)
+    }
+
+    fn store_aside(&self, snapshot: SnapshotId, to: &Path, cancel: &dyn Cancel) -> Result<()> {
+        self.faults.around("store_aside", None, || capture::store_aside(self, snapshot, to, cancel))
+    }
+
+    fn drop_aside(&self, snapshot: SnapshotId) -> Result<()> {
+        self.faults.around("drop_aside", None, || self.kill_aside(snapshot))
     }
 
     fn console(&self, vm: VmId) -> Result<PathBuf> {

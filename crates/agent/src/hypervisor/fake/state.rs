@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use keyframe_agent_api::{Bytes, DiskId, DiskSlot, GuestIdentity, NicId, Power, Timestamp, VmId};
+use keyframe_agent_api::{Bytes, DiskId, DiskSlot, GuestIdentity, NicId, Power, SnapshotId, Timestamp, VmId};
 use serde::{Deserialize, Serialize};
 
 use super::guest::Memory;
@@ -90,15 +90,41 @@ impl Machine {
         }
     }
 
+    fn path_aside(dir: &Path, snapshot: SnapshotId) -> PathBuf {
+        dir.join(format!("{snapshot}.aside"))
+    }
+
+    /// What was this machine's process becomes something that was set aside, in one moment.
+    pub(super) fn write_aside(&self, dir: &Path, snapshot: SnapshotId, vm: VmId) -> io::Result<()> {
+        self.write(dir, vm)?;
+        fs::rename(Machine::path(dir, vm), Machine::path_aside(dir, snapshot))
+    }
+
+    pub(super) fn delete_aside(dir: &Path, snapshot: SnapshotId) -> io::Result<()> {
+        match fs::remove_file(Machine::path_aside(dir, snapshot)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// All that were set aside.
+    pub(super) fn all_aside(dir: &Path) -> io::Result<Vec<(SnapshotId, Machine)>> {
+        Machine::named(dir, "aside")
+    }
+
     /// All that are on.
     pub(super) fn all(dir: &Path) -> io::Result<Vec<(VmId, Machine)>> {
+        Machine::named(dir, "json")
+    }
+
+    fn named<Id: std::str::FromStr>(dir: &Path, end: &str) -> io::Result<Vec<(Id, Machine)>> {
         fs::create_dir_all(dir)?;
         let mut found = Vec::new();
         for entry in fs::read_dir(dir)? {
             let path = entry?.path();
-            let vm = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
-            if let (Some(vm), Some("json")) = (vm, path.extension().and_then(|end| end.to_str())) {
-                found.push((vm, serde_json::from_slice(&fs::read(&path)?)?));
+            let id = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
+            if let Some(id) = id.filter(|_| path.extension().is_some_and(|found| found == end)) {
+                found.push((id, serde_json::from_slice(&fs::read(&path)?)?));
             }
         }
         Ok(found)

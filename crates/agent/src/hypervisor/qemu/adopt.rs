@@ -6,6 +6,7 @@
 //! | a capture under way | called off; the guest as it was |
 //! | a guest stopped for a moment | what the record says was wished |
 //! | frozen file systems | thawed |
+//! | a machine that was being set aside | set aside |
 //! | memory still coming, its page server gone | another page server |
 //! | memory still coming, its page server gone, and QEMU itself waiting for it | another page server, by a second monitor |
 //! | a monitor that does not answer | tried again until it does, or the process ends |
@@ -18,10 +19,10 @@ use std::time::{Duration, Instant};
 use keyframe_agent_api::{Fault, FaultKind, Power, VmId};
 use parking_lot::Mutex;
 
-use super::place::Wish;
+use super::place::{Place, Wish};
 use super::process::{self, Process};
 use super::qmp::{Qmp, QmpError};
-use super::{ASKED, Driver, Live, Shared, Slot, capture, guest, hub, life, load, spare, status, tap, watch};
+use super::{ASKED, Driver, Live, Shared, Slot, aside, capture, guest, hub, life, load, spare, status, tap, watch};
 use crate::Result;
 use crate::hypervisor::News;
 
@@ -43,23 +44,28 @@ pub(super) fn adopt(shared: &Arc<Shared>) -> Result<Vec<VmId>> {
     let mut found = Vec::new();
     let (tried, first_tries) = channel();
     let mut waiting = 0;
+    let mut without = Vec::new();
     for entry in fs::read_dir(&shared.config.machines).map_err(trouble)? {
-        let Some(vm) = entry.map_err(trouble)?.file_name().to_str().and_then(|name| name.parse::<VmId>().ok()) else {
+        let name = entry.map_err(trouble)?.file_name();
+        let Some((vm, number)) = name.to_str().and_then(Place::parse) else { continue };
+        let place = shared.place(vm, number);
+        let Some(process) = processes.remove(&place.pid()) else {
+            without.push((vm, place));
             continue;
         };
-        let slot = shared.slot(vm);
-        if slot.running().is_some() {
+        let slot = slot_of(shared, vm, place);
+        if !slot.aside {
             found.push(vm);
-            continue;
         }
-        match processes.remove(&slot.place.pid()) {
-            Some(process) => {
-                *slot.stray.lock() = Some(process.try_clone().map_err(trouble)?);
-                found.push(vm);
-                waiting += 1;
-                in_background(shared, &slot, process, Some(tried.clone()));
-            }
-            None => clear(&slot),
+        if slot.running().is_none() {
+            *slot.stray.lock() = Some(process.try_clone().map_err(trouble)?);
+            waiting += 1;
+            in_background(shared, &slot, process, Some(tried.clone()));
+        }
+    }
+    for (vm, place) in without {
+        if let Err(e) = clear(shared, vm, &place) {
+            tracing::warn!(%vm, "clear {}: {e}", place.dir.display());
         }
     }
     let until = Instant::now() + SERVE;
@@ -73,12 +79,37 @@ pub(super) fn adopt(shared: &Arc<Shared>) -> Result<Vec<VmId>> {
     Ok(found)
 }
 
+/// What the process in a folder is: the machine, or what is left of one that was given up.
+fn slot_of(shared: &Shared, vm: VmId, place: Place) -> Arc<Slot> {
+    let aside = place.read_record().ok().and_then(|record| record.aside);
+    let known = match aside {
+        Some(snapshot) => shared.asides.lock().get(&snapshot).cloned(),
+        None => shared.slots.lock().get(&vm).cloned(),
+    };
+    if let Some(known) = known.filter(|known| known.place.dir == place.dir) {
+        return known;
+    }
+    let slot = Slot::new(vm, place, aside.is_some());
+    match aside {
+        Some(snapshot) => shared.asides.lock().insert(snapshot, Arc::clone(&slot)),
+        None => shared.slots.lock().insert(vm, Arc::clone(&slot)),
+    };
+    slot
+}
+
 /// Removes what a process that has ended needed on this host.
-fn clear(slot: &Slot) {
-    if let Ok(record) = slot.place.read_record() {
+fn clear(shared: &Shared, vm: VmId, place: &Place) -> std::io::Result<()> {
+    let record = place.read_record().ok();
+    let is_current = shared.slot(vm).place.dir == place.dir;
+    // Taps are called by the interface, and may be those of the machine's process in another folder.
+    if let Some(record) = record.filter(|record| record.aside.is_none() && shared.slot(vm).running().is_none()) {
         tap::remove_all(&record.machine);
     }
-    slot.place.sweep();
+    if is_current {
+        place.sweep();
+        return Ok(());
+    }
+    place.leave()
 }
 
 /// Takes over a machine whose monitor was lost.
@@ -117,10 +148,10 @@ impl Taking {
             let (done, news) = self.try_once(&shared);
             if let Some(tried) = tried.take() {
                 // Nobody may be waiting any more.
-                tried.send((self.slot.vm, !matches!(done, Ok(false)))).unwrap_or(());
+                tried.send((self.slot.vm, self.slot.aside || !matches!(done, Ok(false)))).unwrap_or(());
             }
             if let Some(power) = news {
-                shared.tell(self.slot.vm, News::Does(power));
+                shared.tell(&self.slot, News::Does(power));
             }
             match done {
                 Ok(_) => return,
@@ -136,7 +167,7 @@ impl Taking {
         let slot = Arc::clone(&self.slot);
         let _turn = slot.turn();
         let done = match self.process.has_ended() {
-            true => self.forget(),
+            true => self.forget(shared),
             false => self.take_over(shared),
         };
         let now = match done {
@@ -153,12 +184,12 @@ impl Taking {
     }
 
     /// It has ended, or has to.
-    fn forget(&self) -> Result<bool> {
+    fn forget(&self, shared: &Shared) -> Result<bool> {
         self.process.kill();
         *self.slot.stray.lock() = None;
         if self.slot.running().is_none() {
             self.slot.ended();
-            clear(&self.slot);
+            clear(shared, self.slot.vm, &self.slot.place).map_err(self.slot.file("clear its folder"))?;
         }
         Ok(false)
     }
@@ -174,7 +205,7 @@ impl Taking {
                 if let Err(e) = record {
                     tracing::error!(vm = %slot.vm, "nobody knows any more what it is: {e}");
                 }
-                return self.forget();
+                return self.forget(shared);
             }
         };
         let patience = if record.memory.is_some() { LOADING } else { GREET };
@@ -182,13 +213,19 @@ impl Taking {
         if let (Err(QmpError::Silent { .. }), Some(image)) = (&connected, &record.memory) {
             if let Some(why) = load::damage(&slot.place) {
                 tracing::error!(vm = %slot.vm, "it waits for memory that is lost: {why}");
-                return self.forget();
+                return self.forget(shared);
             }
             spare::recover(shared, slot, &self.process, image);
         }
         let qmp = connected.map_err(slot.monitor("adopt"))?;
         let process = self.process.try_clone().map_err(slot.file("adopt"))?;
         let live = Arc::new(Live { process, qmp, record: Mutex::new(record) });
+        if slot.aside
+            && let Err(fault) = aside::finish(slot, &live)
+        {
+            tracing::error!("{fault}; it is ended, and its memory is lost");
+            return self.forget(shared);
+        }
         *slot.live.lock() = Some(Arc::clone(&live));
         *slot.stray.lock() = None;
         self.live = Some(Arc::clone(&live));

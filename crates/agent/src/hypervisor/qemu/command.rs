@@ -255,9 +255,14 @@ pub(super) fn disk_device(disk: &DiskSlot) -> Value {
         "physical_block_size": 4096, "werror": "stop", "rerror": "stop" })
 }
 
+/// The other end of an interface's cable.
+pub(super) fn cable_id(slot: u8) -> String {
+    format!("net{slot}")
+}
+
 /// The options of the cable's other end, unless there is none.
 pub(super) fn cable(nic: &NicSlot, networks: &Path) -> Option<Value> {
-    let id = format!("net{}", nic.slot);
+    let id = cable_id(nic.slot);
     match &nic.connection {
         NicConnection::None => None,
         NicConnection::User => Some(json!({ "type": "user", "id": id })),
@@ -293,7 +298,7 @@ fn nic_device(nic: &NicSlot, uso: bool) -> Value {
         device[*offload] = false.into();
     }
     if nic.connection != NicConnection::None {
-        device["netdev"] = format!("net{}", nic.slot).into();
+        device["netdev"] = cable_id(nic.slot).into();
     }
     device
 }
@@ -361,7 +366,7 @@ mod tests {
     /// One word a line, compared with a file that people have read.
     fn check(machine: &Machine, accelerator: &Accelerator, incoming: bool, golden: &str) {
         let vm: VmId = uuid(2000).into();
-        let place = Place::new(Path::new("/vms"), Path::new("/short"), vm);
+        let place = Place::new(Path::new("/vms"), Path::new("/short"), vm, 0);
         let address =
             |disk: &DiskSlot| BlockAddress { socket: "/run/nbd.sock".into(), export: disk.volume.to_string() };
         let blocks = machine.disks.iter().map(|disk| (disk.id, address(disk))).collect();

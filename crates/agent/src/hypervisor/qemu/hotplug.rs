@@ -160,7 +160,7 @@ fn has_device(live: &Live, device: &str) -> bool {
 }
 
 /// Removes the nodes of a slot that no device uses any more.
-fn remove_nodes(slot: &Slot, live: &Live, number: u8) {
+pub(super) fn remove_nodes(slot: &Slot, live: &Live, number: u8) {
     let until = Instant::now() + LAST_USE;
     for name in [command::node(number), command::server_name(number, false), command::server_name(number, true)] {
         loop {

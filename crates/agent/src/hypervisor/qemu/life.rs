@@ -20,7 +20,7 @@ use super::place::{Ports, Record, Wish};
 use super::process::{self, Process};
 use super::qga::{Agent, AgentError};
 use super::qmp::{Qmp, QmpError};
-use super::{ASKED, Live, Shared, Slot, hub, load, seed, status, tap, validate, watch};
+use super::{ASKED, Live, Shared, Slot, aside, hub, load, seed, status, tap, validate, watch};
 use crate::Result;
 use crate::hypervisor::Start;
 
@@ -57,6 +57,7 @@ pub(super) fn start(shared: &Arc<Shared>, slot: &Arc<Slot>, start: &Start<'_>) -
         accelerator: host.accelerator().clone(),
         ports: needs.map_or_else(|| Ports::of(start.machine), |needs| needs.ports),
         since: Timestamp::now(),
+        aside: None,
     };
     slot.unplugged.store(false, Ordering::SeqCst);
     let gone = Cell::new(false);
@@ -154,7 +155,7 @@ fn launch(
         sandbox: shared.host()?.sandbox(),
         uso: shared.host()?.has_uso(),
     };
-    let unit = format!("keyframe-vm-{}", slot.vm);
+    let unit = format!("keyframe-vm-{}", place.name());
     let mut qemu = process::in_scope(&unit, shared.config.program.as_os_str());
     qemu.args(command::arguments(&plan));
     let process = Process::spawn(qemu, &place.log()).map_err(slot.file("start QEMU"))?;
@@ -366,6 +367,7 @@ pub(super) fn remove(shared: &Shared, slot: &Slot) -> Result<()> {
     slot.check_stray()?;
     slot.ended();
     slot.place.remove().map_err(slot.file("remove its folder"))?;
+    aside::home(shared, slot.vm).map_or(Ok(()), |home| home.remove()).map_err(slot.file("remove its folder"))?;
     shared.slots.lock().remove(&slot.vm);
     Ok(())
 }

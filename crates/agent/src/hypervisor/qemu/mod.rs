@@ -8,6 +8,7 @@
 //!  command   a machine as a command line (pure)                     place     its files, and the record of what is wished
 //!  qmp, qga, wire   the two protocols                               helper    processes that outlive the agent
 //!  spare   a second way to a machine that hangs on its memory     huge   its memory in huge pages, for short pauses
+//!  aside   a process that was given up, until its memory is stored
 //!  watch   follows a machine that runs   supply   its memory that is still to come   mend   lets it go on after a hiccup
 //! ```
 //!
@@ -15,6 +16,7 @@
 //! it, so that an agent can be killed at any moment.
 
 mod adopt;
+mod aside;
 mod bell;
 mod capture;
 mod command;
@@ -53,7 +55,7 @@ use std::time::Duration;
 
 use keyframe_agent_api::{
     DiskId, DiskSlot, Fault, FaultKind, FixedIdentity, GuestIdentity, Machine, MemoryInfo, NicId, PauseReason, Power,
-    StopHow, VmId, VmStatus,
+    SnapshotId, StopHow, VmId, VmStatus,
 };
 use parking_lot::{Mutex, MutexGuard};
 
@@ -102,7 +104,10 @@ pub struct Qemu {
 struct Shared {
     config: QemuConfig,
     host: OnceLock<Host>,
+    /// Locked before the asides.
     slots: Mutex<HashMap<VmId, Arc<Slot>>>,
+    /// Those that were given up, by the snapshot that is to have their memory.
+    asides: Mutex<HashMap<SnapshotId, Arc<Slot>>>,
     listener: Mutex<Option<Arc<Tell>>>,
     /// The driver is being dropped: nobody may take anything over any more.
     over: AtomicBool,
@@ -112,6 +117,8 @@ struct Shared {
 struct Slot {
     vm: VmId,
     place: Place,
+    /// Only its memory is left: it is not the machine any more, and says nothing about it.
+    aside: bool,
     /// Held by the one call that changes something.
     turn: Mutex<()>,
     live: Mutex<Option<Arc<Live>>>,
@@ -143,7 +150,8 @@ impl Qemu {
     /// A driver for the machines in `config.machines`, of which it knows none before [`adopt`](Hypervisor::adopt).
     pub fn new(config: QemuConfig) -> Qemu {
         let (slots, listener, over) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
-        Qemu { shared: Arc::new(Shared { config, host: OnceLock::new(), slots, listener, over }) }
+        let asides = Mutex::default();
+        Qemu { shared: Arc::new(Shared { config, host: OnceLock::new(), slots, asides, listener, over }) }
     }
 
     fn slot(&self, vm: VmId) -> Arc<Slot> {
@@ -155,7 +163,7 @@ impl Drop for Qemu {
     fn drop(&mut self) {
         self.shared.over.store(true, Ordering::SeqCst);
         // QEMU talks to one monitor at a time.
-        for slot in self.shared.slots.lock().values() {
+        for slot in self.shared.slots.lock().values().chain(self.shared.asides.lock().values()) {
             if let Some(live) = &*slot.live.lock() {
                 live.qmp.close();
             }
@@ -165,23 +173,12 @@ impl Drop for Qemu {
 
 impl Shared {
     fn slot(&self, vm: VmId) -> Arc<Slot> {
-        let make = || {
-            Arc::new(Slot {
-                vm,
-                place: Place::new(&self.config.machines, &self.config.short, vm),
-                turn: Mutex::default(),
-                live: Mutex::default(),
-                stray: Mutex::default(),
-                leaving: Mutex::default(),
-                known: Mutex::new(Power::Off),
-                covered: Mutex::default(),
-                freezer: Mutex::default(),
-                captured: Mutex::default(),
-                gathering: Mutex::default(),
-                unplugged: AtomicBool::new(false),
-            })
-        };
+        let make = || Slot::new(vm, aside::free_place(self, vm), false);
         Arc::clone(self.slots.lock().entry(vm).or_insert_with(make))
+    }
+
+    fn place(&self, vm: VmId, number: u32) -> Place {
+        Place::new(&self.config.machines, &self.config.short, vm, number)
     }
 
     /// What QEMU and this host can do; asked once.
@@ -197,10 +194,10 @@ impl Shared {
         self.over.load(Ordering::SeqCst)
     }
 
-    fn tell(&self, vm: VmId, news: News) {
+    fn tell(&self, slot: &Slot, news: News) {
         let listener = self.listener.lock().clone();
-        if let Some(tell) = listener {
-            tell(vm, news);
+        if let Some(tell) = listener.filter(|_| !slot.aside) {
+            tell(slot.vm, news);
         }
     }
 
@@ -210,6 +207,24 @@ impl Shared {
 }
 
 impl Slot {
+    fn new(vm: VmId, place: Place, aside: bool) -> Arc<Slot> {
+        Arc::new(Slot {
+            vm,
+            place,
+            aside,
+            turn: Mutex::default(),
+            live: Mutex::default(),
+            stray: Mutex::default(),
+            leaving: Mutex::default(),
+            known: Mutex::new(Power::Off),
+            covered: Mutex::default(),
+            freezer: Mutex::default(),
+            captured: Mutex::default(),
+            gathering: Mutex::default(),
+            unplugged: AtomicBool::new(false),
+        })
+    }
+
     /// Waits for its turn to change something.
     fn turn(&self) -> MutexGuard<'_, ()> {
         self.turn.lock()
@@ -275,10 +290,17 @@ impl Slot {
         let live = self.live.lock().take();
         if let Some(live) = live {
             live.qmp.close();
-            tap::remove_all(&live.record.lock().machine);
+            self.remove_taps(&live.record.lock());
             self.place.sweep();
         }
         *self.freezer.lock() = None;
+    }
+
+    /// What is set aside has none: those of their names are of the machine that was started instead.
+    fn remove_taps(&self, record: &Record) {
+        if !self.aside {
+            tap::remove_all(&record.machine);
+        }
     }
 }
 
@@ -361,6 +383,22 @@ impl Hypervisor for Qemu {
 
     fn compress(&self, image: &Path, work: &Work) -> Result<MemoryInfo> {
         load::compress(image, work)
+    }
+
+    fn set_aside(&self, vm: VmId, snapshot: SnapshotId) -> Result<Option<u32>> {
+        aside::set(&self.shared, &self.slot(vm), snapshot)
+    }
+
+    fn is_aside(&self, snapshot: SnapshotId) -> bool {
+        self.shared.asides.lock().contains_key(&snapshot)
+    }
+
+    fn store_aside(&self, snapshot: SnapshotId, to: &Path, cancel: &dyn Cancel) -> Result<()> {
+        aside::store(&self.shared, snapshot, to, cancel)
+    }
+
+    fn drop_aside(&self, snapshot: SnapshotId) -> Result<()> {
+        aside::discard(&self.shared, snapshot)
     }
 
     fn console(&self, vm: VmId) -> Result<PathBuf> {

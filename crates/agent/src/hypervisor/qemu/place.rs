@@ -1,5 +1,8 @@
 //! Where a machine's files are, and the record beside its process from which a later agent knows it.
 //!
+//! A folder belongs to a process. The first is called as the machine is; while the process in it is set aside, what is started
+//! instead has another, `VM-1` or, should that be set aside as well, `VM-2`. The logs are the machine's and stay where they are.
+//!
 //! The record holds what was *wished*: an agent that dies in the middle of stopping a guest for a moment leaves a process
 //! that stands still and a record that says it should run, and the next agent makes one agree with the other.
 
@@ -8,17 +11,19 @@ use std::fs;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use keyframe_agent_api::{Accelerator, DiskId, Machine, Timestamp, VmId};
+use keyframe_agent_api::{Accelerator, DiskId, Machine, SnapshotId, Timestamp, VmId};
 use serde::{Deserialize, Serialize};
 
 use crate::durable::with_spare;
 use crate::hypervisor::BlockAddress;
 
-/// Files and sockets of one machine.
+/// Files and sockets of one machine's process.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub(super) dir: PathBuf,
     sockets: PathBuf,
+    /// The machine's first folder.
+    home: PathBuf,
 }
 
 /// A Unix socket's path has room for 107 bytes; the longest name here takes this many.
@@ -26,14 +31,44 @@ const LONGEST_DIR: usize = 107 - "/memory.sock".len();
 
 impl Place {
     /// Sockets go below `short` where the path would not fit otherwise.
-    pub(super) fn new(machines: &Path, short: &Path, vm: VmId) -> Place {
-        let dir = machines.join(vm.to_string());
+    pub(super) fn new(machines: &Path, short: &Path, vm: VmId, number: u32) -> Place {
+        let more = if number == 0 { String::new() } else { format!("-{number}") };
+        let dir = machines.join(format!("{vm}{more}"));
         let fits = dir.as_os_str().len() <= LONGEST_DIR;
-        let sockets = if fits { dir.clone() } else { short.join(vm.uuid().simple().to_string()) };
-        Place { dir, sockets }
+        let sockets = if fits { dir.clone() } else { short.join(format!("{}{more}", vm.uuid().simple())) };
+        Place { dir, sockets, home: machines.join(vm.to_string()) }
+    }
+
+    /// Whose folder has that name, and which of its folders it is.
+    pub(super) fn parse(name: &str) -> Option<(VmId, u32)> {
+        const ID: usize = "00000000-0000-0000-0000-000000000000".len();
+        let (vm, more) = name.split_at_checked(ID)?;
+        let number = if more.is_empty() { 0 } else { more.strip_prefix('-')?.parse().ok()? };
+        Some((vm.parse().ok()?, number))
+    }
+
+    /// The name of the folder, which no other process of a machine shares.
+    pub(super) fn name(&self) -> String {
+        self.dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Whether it is the machine's first, in which other things of the machine are, too.
+    pub(super) fn is_home(&self) -> bool {
+        self.dir == self.home
+    }
+
+    /// Leaves it as if no process had been here.
+    pub(super) fn leave(&self) -> io::Result<()> {
+        self.sweep();
+        if !self.is_home() {
+            return self.remove();
+        }
+        remove_file(&self.record());
+        Ok(())
     }
 
     pub(super) fn create(&self) -> io::Result<()> {
+        fs::create_dir_all(&self.home)?;
         fs::create_dir_all(&self.dir)?;
         fs::create_dir_all(&self.sockets)
     }
@@ -68,7 +103,7 @@ impl Place {
             Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {}
             done => return done,
         }
-        let there = image.with_file_name(self.dir.file_name().unwrap_or_default()).with_extension("loading");
+        let there = image.with_file_name(self.name()).with_extension("loading");
         // This first, because it is how the other is found.
         std::os::unix::fs::symlink(&there, self.image())?;
         remove_file(&there);
@@ -85,7 +120,7 @@ impl Place {
 
     /// Puts the log of the last process aside, so that what is in the log is of the next one.
     pub(super) fn new_log(&self) -> io::Result<()> {
-        match fs::rename(self.log(), self.dir.join("qemu.log.old")) {
+        match fs::rename(self.log(), self.home.join("qemu.log.old")) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
         }
@@ -119,10 +154,10 @@ impl Place {
         self.dir.join("pid")
     }
     pub(super) fn log(&self) -> PathBuf {
-        self.dir.join("qemu.log")
+        self.home.join("qemu.log")
     }
     pub(super) fn console_log(&self) -> PathBuf {
-        self.dir.join("console.log")
+        self.home.join("console.log")
     }
     pub(super) fn seed(&self) -> PathBuf {
         self.dir.join("seed.img")
@@ -203,6 +238,9 @@ pub(super) struct Record {
     #[serde(default = "Ports::of_old")]
     pub(super) ports: Ports,
     pub(super) since: Timestamp,
+    /// It is set aside: all that is left of it is its memory, which that snapshot is to have.
+    #[serde(default)]
+    pub(super) aside: Option<SnapshotId>,
 }
 
 /// How many places for devices a process has. Each costs every start some milliseconds, so there are no more than may be
@@ -284,6 +322,20 @@ mod tests {
         assert!(text.ends_with(b"xlast words, and more") && text.starts_with(b"x"));
     }
 
+    #[test]
+    fn folders_are_known_by_their_names() {
+        let vm = VmId::new();
+        for number in [0, 1, 12] {
+            let place = Place::new(Path::new("/vms"), Path::new("/short"), vm, number);
+            assert_eq!(Place::parse(&place.name()), Some((vm, number)));
+            let place = Place::new(&Path::new("/vms").join("x".repeat(90)), Path::new("/short"), vm, number);
+            assert!(place.qmp().starts_with("/short") && place.qmp().as_os_str().len() < 107, "{place:?}");
+        }
+        for name in ["", "accelerator.json", &format!("{vm}-"), &format!("{vm}1"), &format!("{vm}-x")] {
+            assert_eq!(Place::parse(name), None, "{name}");
+        }
+    }
+
     /// Whoever loads from an image has it, whatever becomes of it under its own name, and wherever images lie.
     #[test]
     fn an_image_stays_for_whoever_loads_from_it() {
@@ -291,7 +343,7 @@ mod tests {
         let elsewhere = tempfile::tempdir_in("/dev/shm").expect("another file system");
         for images in [vms.path().join("images"), elsewhere.path().to_owned()] {
             fs::create_dir_all(&images).expect("a folder for images");
-            let place = Place::new(vms.path(), vms.path(), VmId::new());
+            let place = Place::new(vms.path(), vms.path(), VmId::new(), 1);
             place.create().expect("a folder for the machine");
             let ends: [fn(&Place); 2] = [Place::sweep, |place| place.remove().expect("it can be removed")];
             for end in ends {

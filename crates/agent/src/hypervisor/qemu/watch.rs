@@ -135,10 +135,10 @@ impl Follower {
             now.filter(|now| *known != *now).inspect(|now| *known = now.clone())
         };
         if let Some(power) = news {
-            shared.tell(slot.vm, News::Does(power));
+            shared.tell(&slot, News::Does(power));
         }
         for fault in complaints {
-            shared.tell(slot.vm, News::Complains(fault));
+            shared.tell(&slot, News::Complains(fault));
         }
         true
     }

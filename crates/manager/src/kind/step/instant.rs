@@ -11,12 +11,12 @@ use tokio::time::{interval, sleep};
 use super::Output;
 use crate::agent::Agent;
 use crate::job::{Context, Probe, Step};
-use crate::{Error, ErrorKind, Result};
+use crate::{ErrorKind, Result};
 
 /// How often the host is asked how far a memory image is.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long until a call is repeated that the host refuses because it is still at an earlier copy of it.
-const AGAIN: Duration = Duration::from_millis(100);
+pub(super) const AGAIN: Duration = Duration::from_millis(100);
 /// A memory image is written faster than this many bytes a second, or something is wrong.
 const SLOWEST: u64 = 4 * Bytes::MIB;
 
@@ -45,37 +45,38 @@ impl Instant {
         loop {
             match self.agent.take_instant(self.snapshot, &self.wish).await {
                 Err(e) if e.kind == ErrorKind::Busy => sleep(AGAIN).await,
-                Err(e) if self.precious && self.memory.is_some() && e.kind != ErrorKind::Unreachable => {
-                    let message =
-                        format!("{}; applying it without keeping the guest's memory does not need that", e.message);
-                    return Err(Error { message, ..e });
-                }
                 other => return other,
             }
         }
     }
+}
 
-    /// Has the call ended rather than leave it alone: what the host has received and not begun would be taken after its undoing.
-    async fn call_off(&self, cx: &Context) -> std::convert::Infallible {
-        cx.until_cancelled().await;
-        loop {
-            if let Err(e) = self.agent.cancel_instant(self.snapshot).await {
-                tracing::debug!(error = &e as &dyn std::error::Error, "an instant is not called off");
-            }
-            sleep(AGAIN).await;
+/// Has a call about an instant ended rather than leave it alone: what the host has received and not begun would be done after
+/// its undoing.
+pub(super) async fn call_off(agent: &Agent, snapshot: SnapshotId, cx: &Context) -> std::convert::Infallible {
+    cx.until_cancelled().await;
+    loop {
+        if let Err(e) = agent.cancel_instant(snapshot).await {
+            tracing::debug!(error = &e as &dyn std::error::Error, "an instant is not called off");
         }
+        sleep(AGAIN).await;
     }
+}
 
-    /// Reports how much memory is stored, forever.
-    async fn watch(&self, cx: &Context) -> std::convert::Infallible {
-        let mut ticks = interval(LOOK);
-        loop {
-            ticks.tick().await;
-            if let (Some(memory), Ok(probe)) = (self.memory, self.agent.probe_instant(self.snapshot, &[]).await)
-                && let MemoryState::Writing { stored } = probe.memory
-            {
-                cx.progress(stored.0.min(memory.0), memory.0);
-            }
+/// Reports how much of the memory is stored, forever.
+pub(super) async fn watch(
+    agent: &Agent,
+    snapshot: SnapshotId,
+    memory: Option<Bytes>,
+    cx: &Context,
+) -> std::convert::Infallible {
+    let mut ticks = interval(LOOK);
+    loop {
+        ticks.tick().await;
+        if let (Some(memory), Ok(probe)) = (memory, agent.probe_instant(snapshot, &[]).await)
+            && let MemoryState::Writing { stored } = probe.memory
+        {
+            cx.progress(stored.0.min(memory.0), memory.0);
         }
     }
 }
@@ -89,8 +90,8 @@ impl Step for Instant {
     async fn run(&self, cx: &Context) -> Result<Value> {
         tokio::select! {
             report = self.take() => Output::Instant(report?).value(),
-            never = self.call_off(cx) => match never {},
-            never = self.watch(cx) => match never {},
+            never = call_off(&self.agent, self.snapshot, cx) => match never {},
+            never = watch(&self.agent, self.snapshot, self.memory, cx) => match never {},
         }
     }
 

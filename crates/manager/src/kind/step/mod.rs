@@ -1,6 +1,7 @@
 //! Steps that several kinds of jobs have. Each does one thing to the world that can be repeated, and knows how to take it
 //! back.
 
+mod aside;
 mod delete;
 mod disk;
 mod identity;
@@ -12,6 +13,7 @@ use keyframe_model::agent::{InstantReport, MemoryInfo, Power, VmId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub(crate) use aside::{GiveUp, KeepMemory};
 pub(crate) use delete::{DeleteInstants, DeleteVolumes, Forget};
 pub(crate) use disk::{AddDisk, RemoveDisk, Resize, SetLinks};
 pub(crate) use identity::{FixIdentities, NewGuest, UNPLUGGED};
@@ -28,6 +30,8 @@ use crate::{Error, ErrorKind, Result};
 pub(crate) enum Output {
     /// An instant was taken.
     Instant(InstantReport),
+    /// The memory of what was given up could not be stored, and why.
+    Lost(String),
     /// What a machine does now.
     Power(Power),
     /// Volumes were made, of these sizes in bytes.
@@ -67,11 +71,29 @@ pub(crate) fn outputs(outputs: &Outputs, steps: usize) -> Vec<Output> {
     (0..steps).filter_map(read).collect()
 }
 
-/// The report of the instant that was taken.
+/// The last report of the instant that was taken: its memory may have come later.
 pub(crate) fn report(all: &[Output]) -> Option<InstantReport> {
-    all.iter().find_map(|output| match output {
+    all.iter().rev().find_map(|output| match output {
         Output::Instant(report) => Some(report.clone()),
-        Output::Power(_) | Output::Sizes(_) | Output::Memory(_) | Output::Notes(_) | Output::Told(_) => None,
+        Output::Lost(_)
+        | Output::Power(_)
+        | Output::Sizes(_)
+        | Output::Memory(_)
+        | Output::Notes(_)
+        | Output::Told(_) => None,
+    })
+}
+
+/// Why the memory of what was given up is lost, if it is.
+pub(crate) fn lost(all: &[Output]) -> Option<String> {
+    all.iter().find_map(|output| match output {
+        Output::Lost(why) => Some(why.clone()),
+        Output::Instant(_)
+        | Output::Power(_)
+        | Output::Sizes(_)
+        | Output::Memory(_)
+        | Output::Notes(_)
+        | Output::Told(_) => None,
     })
 }
 
@@ -79,7 +101,12 @@ pub(crate) fn report(all: &[Output]) -> Option<InstantReport> {
 pub(crate) fn power(all: &[Output]) -> Option<Power> {
     all.iter().rev().find_map(|output| match output {
         Output::Power(power) => Some(power.clone()),
-        Output::Instant(_) | Output::Sizes(_) | Output::Memory(_) | Output::Notes(_) | Output::Told(_) => None,
+        Output::Instant(_)
+        | Output::Lost(_)
+        | Output::Sizes(_)
+        | Output::Memory(_)
+        | Output::Notes(_)
+        | Output::Told(_) => None,
     })
 }
 
@@ -88,7 +115,7 @@ pub(crate) fn notes(all: &[Output]) -> Vec<String> {
     let notes = all.iter().filter_map(|output| match output {
         Output::Notes(notes) => Some(notes.clone()),
         Output::Told(told) => Some(told.iter().flat_map(|told| told.complaints.clone()).collect()),
-        Output::Instant(_) | Output::Sizes(_) | Output::Memory(_) | Output::Power(_) => None,
+        Output::Instant(_) | Output::Lost(_) | Output::Sizes(_) | Output::Memory(_) | Output::Power(_) => None,
     });
     notes.flatten().collect()
 }

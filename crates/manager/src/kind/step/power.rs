@@ -74,7 +74,7 @@ impl Step for Start {
 }
 
 /// Starts a machine once; says what it does then.
-async fn start(agent: &Agent, vm: VmId, wish: &StartVm) -> Result<Power> {
+pub(super) async fn start(agent: &Agent, vm: VmId, wish: &StartVm) -> Result<Power> {
     match agent.start(vm, wish).await {
         Ok(status) => Ok(status.power),
         Err(e) if e.kind == ErrorKind::State => match agent.vm(vm).await?.power {
@@ -91,6 +91,15 @@ pub(crate) async fn forget(agent: &Agent, vm: VmId, generation: Generation) -> R
     match agent.remove(vm, generation).await {
         Err(e) if e.kind == ErrorKind::NotFound => Ok(()),
         other => other,
+    }
+}
+
+/// Whether nothing of a machine runs.
+pub(super) async fn is_off(agent: &Agent, vm: VmId) -> Result<bool> {
+    match agent.vm(vm).await {
+        Ok(status) => Ok(status.power == Power::Off),
+        Err(e) if e.kind == ErrorKind::NotFound => Ok(true),
+        Err(e) => Err(e),
     }
 }
 
@@ -155,12 +164,7 @@ impl Step for Stop {
 
     async fn undo(&self, _: &Context) -> Result<()> {
         let Some(back) = &self.back else { return Ok(()) };
-        let off = match self.agent.vm(self.vm).await {
-            Ok(status) => status.power == Power::Off,
-            Err(e) if e.kind == ErrorKind::NotFound => true,
-            Err(e) => return Err(e),
-        };
-        if off {
+        if is_off(&self.agent, self.vm).await? {
             start(&self.agent, self.vm, back).await?;
         }
         Ok(())
