@@ -50,6 +50,19 @@ async fn a_machine_that_does_not_answer_ends_its_job_and_can_be_stopped() {
     manager.stop().await;
 }
 
+/// Its process ends after the job has begun: it cannot be reset, and that is all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_cannot_be_reset_is_not_in_error() {
+    let (site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], true).await;
+    for nth in 1..1000 {
+        site.fake.faults().fail("reset", nth, When::Before, FaultKind::Conflict);
+    }
+    let reset = manager.reset_vm(&call(), vm).await.unwrap();
+    assert_eq!(ended(&manager, reset.id).await.state, JobState::Failed);
+    assert_eq!(state(&manager, vm).await, VmState::At { rest: Rest::Running });
+    manager.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_is_not_given_up_for_one_that_cannot_be_started() {
     let (site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], true).await;

@@ -274,7 +274,8 @@ impl Step for Resume {
     }
 }
 
-/// Presses the reset button, which nothing undoes.
+/// Presses the reset button, which nothing undoes. It is no point of no return all the same: a machine whose process has ended
+/// cannot be reset however often that is tried, and nothing is wrong with it.
 pub(crate) struct Reset {
     pub(crate) agent: Agent,
     pub(crate) vm: VmId,
@@ -294,10 +295,6 @@ impl Step for Reset {
 
     async fn undo(&self, _: &Context) -> Result<()> {
         Ok(())
-    }
-
-    fn commits(&self) -> bool {
-        true
     }
 }
 
