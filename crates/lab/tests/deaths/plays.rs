@@ -87,14 +87,14 @@ pub(crate) const PLAYS: &[Play] = &[
         keeps: false,
         ..obeyed(
             "snapshot-apply",
-            6,
+            7,
             Proof::Marks,
             &["snapshot", "apply", "guest@start", "--keep-memory", "--keep-name", "new"],
         )
     },
     // What is given up is no process.
     play("snapshot-apply", 3, "stopped", &["snapshot", "apply", "web@start", "--keep-name", "new"]),
-    Play { keeps: false, ..play("snapshot-apply", 5, "paused", KEEPING) },
+    Play { keeps: false, ..play("snapshot-apply", 6, "paused", KEEPING) },
     Play {
         keeps: false,
         ..play("snapshot-apply", 4, "error", &["snapshot", "apply", "web@start", "--keep-name", "new"])
