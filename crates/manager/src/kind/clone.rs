@@ -194,15 +194,8 @@ impl Kind for CloneVm {
 
     async fn finish(&self, tx: &mut Transaction, job: &Ending<'_, ClonePlan>) -> Result<Value> {
         let left = outputs(job.outputs, self.steps(job.plan).len());
-        let mut powers = left.iter().filter_map(|output| match output {
-            Output::Power(power) => Some(power),
-            Output::Instant(_)
-            | Output::Lost(_)
-            | Output::Sizes(_)
-            | Output::Memory(_)
-            | Output::Notes(_)
-            | Output::Told(_) => None,
-        });
+        let mut powers =
+            left.iter().filter_map(|output| if let Output::Power(power) = output { Some(power) } else { None });
         let mut told = Vec::new();
         for copy in &job.plan.copies {
             let power = if copy.start.is_some() { powers.next() } else { None };
@@ -240,14 +233,8 @@ fn left_unplugged(copy: &NewVm, left: &[Output]) -> Option<String> {
     if copy.keeps_identity {
         return Some(format!("{}: {UNPLUGGED}", copy.name));
     }
-    let told = left.iter().find_map(|output| match output {
-        Output::Told(all) => all.iter().find(|told| told.vm == copy.vm && told.unplugged),
-        Output::Instant(_)
-        | Output::Lost(_)
-        | Output::Power(_)
-        | Output::Sizes(_)
-        | Output::Memory(_)
-        | Output::Notes(_) => None,
+    let told = left.iter().find_map(|output| {
+        if let Output::Told(all) = output { all.iter().find(|told| told.vm == copy.vm && told.unplugged) } else { None }
     });
     told.map(|told| told.complaints.join("; "))
 }

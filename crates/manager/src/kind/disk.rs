@@ -107,15 +107,9 @@ impl Kind for DiskAttach {
 
     async fn finish(&self, tx: &mut Transaction, job: &Ending<'_, Self::Plan>) -> Result<Value> {
         let plan = job.plan;
-        let sizes = outputs(job.outputs, 1).into_iter().find_map(|output| match output {
-            Output::Sizes(sizes) => sizes.first().copied(),
-            Output::Instant(_)
-            | Output::Lost(_)
-            | Output::Power(_)
-            | Output::Memory(_)
-            | Output::Notes(_)
-            | Output::Told(_) => None,
-        });
+        let sizes = outputs(job.outputs, 1)
+            .into_iter()
+            .find_map(|output| if let Output::Sizes(sizes) = output { sizes.first().copied() } else { None });
         let disk = Disk { size: sizes.map_or(plan.disk.size, Bytes), ..plan.disk.clone() };
         let done = matches!(job.outcome, Outcome::Done);
         leave_vm(tx, plan.vm, vm_event(job.outcome, plan.before), |vm| {

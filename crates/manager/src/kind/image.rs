@@ -126,15 +126,9 @@ impl Kind for SnapshotCompress {
     }
 
     async fn finish(&self, tx: &mut Transaction, job: &Ending<'_, ImagePlan>) -> Result<Value> {
-        let stored = outputs(job.outputs, 1).into_iter().find_map(|output| match output {
-            Output::Memory(memory) => Some(memory),
-            Output::Instant(_)
-            | Output::Lost(_)
-            | Output::Power(_)
-            | Output::Sizes(_)
-            | Output::Notes(_)
-            | Output::Told(_) => None,
-        });
+        let stored = outputs(job.outputs, 1)
+            .into_iter()
+            .find_map(|output| if let Output::Memory(memory) = output { Some(memory) } else { None });
         // Whatever became of the job, the image is what the host said last.
         let Some(stored) = stored else {
             if let Some(damaged @ Finding::Damaged { .. }) = finding(job.outcome) {

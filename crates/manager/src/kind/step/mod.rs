@@ -73,41 +73,17 @@ pub(crate) fn outputs(outputs: &Outputs, steps: usize) -> Vec<Output> {
 
 /// The last report of the instant that was taken: its memory may have come later.
 pub(crate) fn report(all: &[Output]) -> Option<InstantReport> {
-    all.iter().rev().find_map(|output| match output {
-        Output::Instant(report) => Some(report.clone()),
-        Output::Lost(_)
-        | Output::Power(_)
-        | Output::Sizes(_)
-        | Output::Memory(_)
-        | Output::Notes(_)
-        | Output::Told(_) => None,
-    })
+    all.iter().rev().find_map(|output| if let Output::Instant(report) = output { Some(report.clone()) } else { None })
 }
 
 /// Why the memory of what was given up is lost, if it is.
 pub(crate) fn lost(all: &[Output]) -> Option<String> {
-    all.iter().find_map(|output| match output {
-        Output::Lost(why) => Some(why.clone()),
-        Output::Instant(_)
-        | Output::Power(_)
-        | Output::Sizes(_)
-        | Output::Memory(_)
-        | Output::Notes(_)
-        | Output::Told(_) => None,
-    })
+    all.iter().find_map(|output| if let Output::Lost(why) = output { Some(why.clone()) } else { None })
 }
 
 /// What the machine did last.
 pub(crate) fn power(all: &[Output]) -> Option<Power> {
-    all.iter().rev().find_map(|output| match output {
-        Output::Power(power) => Some(power.clone()),
-        Output::Instant(_)
-        | Output::Lost(_)
-        | Output::Sizes(_)
-        | Output::Memory(_)
-        | Output::Notes(_)
-        | Output::Told(_) => None,
-    })
+    all.iter().rev().find_map(|output| if let Output::Power(power) = output { Some(power.clone()) } else { None })
 }
 
 /// What people should know.
