@@ -1,6 +1,6 @@
 //! A machine under test as its user sees it: by the command line, and by what its guest says on the console.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::console::{Console, Mark};
 use crate::qga::Agent;
-use crate::site::{PATIENCE, Site, read_pid};
+use crate::site::{PATIENCE, Site, read_pid, runs};
 use crate::vm::{BOOT, COMPLAINTS};
 
 /// A machine of a site.
@@ -217,9 +217,18 @@ impl<'a> Machine<'a> {
         Agent::connect(&self.folder().join("qga.sock"), PATIENCE)
     }
 
-    /// Where its files are.
+    /// Where the files of its process are. One that was started while another was set aside has a folder beside the first.
     pub fn folder(&self) -> PathBuf {
-        self.site.data().join("vms").join(&self.id)
+        let machines = self.site.data().join("vms");
+        let runs = |folder: &PathBuf| {
+            let record = fs::read(folder.join("machine.json")).unwrap_or_default();
+            let record: Value = serde_json::from_slice(&record).unwrap_or_default();
+            record["aside"].is_null() && read_pid(&folder.join("pid")).is_ok_and(runs)
+        };
+        let own = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with(&self.id);
+        let all = fs::read_dir(&machines).into_iter().flatten().filter_map(Result::ok);
+        let mut folders = all.filter(|entry| own(&entry.file_name())).map(|entry| entry.path());
+        folders.find(runs).unwrap_or_else(|| machines.join(&self.id))
     }
 
     /// The process that runs it.
