@@ -82,7 +82,7 @@ fn nothing_is_said_about_nothing(site: &Site) -> Result<()> {
     }
     fails(site, &["vm", "show", "web"], 1, "web")?;
     fails(site, &["vm", "start"], 2, "<VM>")?;
-    fails(site, &["vm", "list", "--state", "asleep"], 1, "asleep")
+    fails(site, &["vm", "list", "--state", "asleep"], 2, "asleep")
 }
 
 fn machines(site: &Site) -> Result<()> {
@@ -192,7 +192,7 @@ more     3  8 MiB         0 B          0  local/99999999-9999-9999-9999-99999999
     site.run(["disk", "resize", "web", "more", "16M"])?;
     ensure!(volume("more")?["size"] == 16 << 20, "the catalog has another size: {}", volume("more")?);
     fails(site, &["disk", "resize", "web", "more", "8M", "--shrink"], 1, "stop it first")?;
-    fails(site, &["disk", "resize", "web", "more", "8M"], 1, "mean it")?;
+    fails(site, &["disk", "resize", "web", "more", "8M"], 2, "mean it")?;
     prints(
         site,
         &["nic", "list", "web"],
