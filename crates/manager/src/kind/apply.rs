@@ -39,7 +39,7 @@ use super::step::{
     outputs, power, report,
 };
 use crate::agent::Agent;
-use crate::job::{Begun, Ending, Kind, Outcome, Step};
+use crate::job::{Begun, Ending, Kind, Outcome, Step, named};
 use crate::{Error, Result};
 
 /// The longest that the state given up may take to be kept, besides its memory.
@@ -294,7 +294,10 @@ impl Kind for SnapshotApply {
         let lost = plan.plan.keep.as_ref().zip(lost);
         let lost =
             lost.map(|(keep, why)| format!("{keep} has the disks that were given up, but not the memory: {why}"));
-        let notice = cut_off.or(lost);
+        let notice = match cut_off.or(lost) {
+            Some(text) => Some(named(tx, &text).await),
+            None => None,
+        };
         if holds_vm(tx, job.id, plan.vm).await? {
             match job.outcome {
                 Outcome::Done => plan.leave(tx, power(&left)).await?,

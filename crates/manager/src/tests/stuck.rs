@@ -142,6 +142,7 @@ async fn a_memory_that_is_lost_on_the_way_is_told_of() {
     let says = view.vm.notice.unwrap().text;
     let expected = format!("{} has the disks that were given up, but not the memory: ", kept.name);
     assert!(says.starts_with(&expected) && says.ends_with("the process that had it has ended"), "{says}");
+    assert!(!says.contains(&kept.id.to_string()), "people know no identifiers: {says}");
     manager.stop().await;
 }
 
