@@ -41,8 +41,7 @@ fn a_fork_has_a_name_a_clock_and_a_generation_of_its_own() -> Result<()> {
     ensure!(self::screen(&fork)? != screen, "the fork shows its screen where its source does");
     ensure!(size(&fork)? == GROWN, "the fork's disk has another size");
     ensure!(fork.in_guest("hostname")? == "fork", "the fork has no name of its own");
-    let wrong = clock(&fork)?.abs_diff(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs());
-    ensure!(wrong < NOW.as_secs(), "the fork's clock is wrong by {wrong} s");
+    is_right(&fork)?;
     ensure!(generation(&fork)? != first, "the fork is of its source's generation");
 
     ensure!(generation(&vm)? == first, "a fork changed the generation of its source");
@@ -50,6 +49,7 @@ fn a_fork_has_a_name_a_clock_and_a_generation_of_its_own() -> Result<()> {
     ensure!(clock(&vm)? < LONG_AGO + 3600, "a fork changed the clock of its source");
     vm.apply("one", &["--discard-current"])?;
     ensure!(generation(&vm)? != first, "a machine that went back is of the generation of before");
+    is_right(&vm).context("it went back to a memory of long ago")?;
     site.wait_until_at_rest()
 }
 
@@ -115,6 +115,13 @@ fn grows(site: &Site, vm: &Machine<'_>) -> Result<()> {
 /// The data disk's, as the guest sees it.
 fn size(vm: &Machine<'_>) -> Result<u64> {
     Ok(vm.in_guest("cat /sys/block/vdb/size")?.parse::<u64>()? * 512)
+}
+
+/// Its clock.
+fn is_right(vm: &Machine<'_>) -> Result<()> {
+    let wrong = clock(vm)?.abs_diff(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs());
+    ensure!(wrong < NOW.as_secs(), "the guest's clock is wrong by {wrong} s");
+    Ok(())
 }
 
 fn clock(vm: &Machine<'_>) -> Result<u64> {

@@ -82,24 +82,24 @@ pub(crate) const PLAYS: &[Play] = &[
     play("snapshot-create", 1, "running", &["snapshot", "create", "web@new", "--memory"]),
     obeyed("snapshot-create", 1, Proof::Clean, &["snapshot", "create", "guest@new", "--quiesce", "required"]),
     // The disk is in no snapshot, so it goes with the state that is given up.
-    Play { first: &[MORE], keeps: false, ..play("snapshot-apply", 8, "running", DISCARDING) },
+    Play { first: &[MORE], keeps: false, ..play("snapshot-apply", 9, "running", DISCARDING) },
     Play {
         keeps: false,
         ..obeyed(
             "snapshot-apply",
-            7,
+            8,
             Proof::Marks,
             &["snapshot", "apply", "guest@start", "--keep-memory", "--keep-name", "new"],
         )
     },
     // What is given up is no process.
-    play("snapshot-apply", 3, "stopped", &["snapshot", "apply", "web@start", "--keep-name", "new"]),
-    Play { keeps: false, ..play("snapshot-apply", 6, "paused", KEEPING) },
+    play("snapshot-apply", 4, "stopped", &["snapshot", "apply", "web@start", "--keep-name", "new"]),
+    Play { keeps: false, ..play("snapshot-apply", 7, "paused", KEEPING) },
     Play {
         keeps: false,
-        ..play("snapshot-apply", 4, "error", &["snapshot", "apply", "web@start", "--keep-name", "new"])
+        ..play("snapshot-apply", 5, "error", &["snapshot", "apply", "web@start", "--keep-name", "new"])
     },
-    Play { first: &[MORE], keeps: false, ..play("snapshot-apply", 4, "error", DISCARDING) },
+    Play { first: &[MORE], keeps: false, ..play("snapshot-apply", 5, "error", DISCARDING) },
     Play {
         first: &[&["snapshot", "create", "web@new", "--memory"]],
         ..play("snapshot-compress", 1, "running", &["snapshot", "compress", "web@new"])

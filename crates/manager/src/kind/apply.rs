@@ -1,16 +1,19 @@
 //! Applying a snapshot to its machine.
 //!
 //! ```text
-//!  pause ─► keep (an instant of what is given up) ─► stop ─► revert every disk ─► start ─► store ─┬─► done
-//!    ▲          ▲                                     ▲           ▲                 ▲              └─► delete what nobody
-//!    └──────────┴─── undone in the opposite order ────┴───────────┴─────────────────┘                  needs now
+//!  pause ─► keep (an instant of what is given up) ─► stop ─► revert every disk ─► start ─► clock, store ─┬─► done
+//!    ▲          ▲                                     ▲           ▲                 ▲                     └─► delete what nobody
+//!    └──────────┴─── undone in the opposite order ────┴───────────┴─────────────────┘                         needs now
 //! ```
+//! Before a guest is given up the host is asked whether it can start what comes instead. The guest stands still from before the
+//! instant, so nothing that it wrote is lost between it and the stop. The instant is taken in any case, so that a failure on the
+//! way takes everything back; if the caller wants what is given up discarded, it is deleted at the end. Unless the caller says
+//! otherwise the memory of a guest is in it, so that the way back goes on where the guest was; without it the guest starts anew,
+//! and a notice on machine and job says so. A machine in error is stopped first, whatever it does.
+//!
 //! A guest whose memory is to be kept is not stopped but set aside, and its memory is stored when what comes instead runs. Nobody
-//! waits for that: the machine is let go of before, and only its tree is held on to. Before a guest is given up the host is asked whether it can start what comes instead. The instant is taken in any case, so that a failure on the way takes everything back; if the caller wants what is given
-//! up discarded, it is deleted at the end. Unless the caller says otherwise the memory of a guest is in it, so that the way back
-//! goes on where the guest was; without it the guest starts anew, and a notice on machine and job says so. The guest stands still
-//! from before the instant, so nothing that it wrote is lost between it and the stop. A machine in error is stopped first,
-//! whatever it does.
+//! waits for that, nor for the agent of a guest that came from memory to set its clock: the machine is let go of before, and only
+//! its tree is held on to.
 
 use std::collections::BTreeSet;
 
@@ -35,8 +38,8 @@ use super::hold::{
 };
 use super::snapshot_create::{instant_of, names, room};
 use super::step::{
-    Check, DeleteInstants, DeleteVolumes, GiveUp, Instant, KeepMemory, Output, Pause, Revert, Start, Stop, lost,
-    outputs, power, report,
+    Check, DeleteInstants, DeleteVolumes, GiveUp, Instant, KeepMemory, Output, Pause, Revert, SetClock, Start, Stop,
+    lost, notes, outputs, power, report,
 };
 use crate::agent::Agent;
 use crate::job::{Begun, Ending, Kind, Outcome, Step, named};
@@ -96,6 +99,9 @@ pub(crate) struct ApplyJob {
     /// The host is asked first whether it can start it: there is a guest to lose.
     #[serde(default)]
     checks: bool,
+    /// What is started comes from memory, and so its clock is of then.
+    #[serde(default)]
+    sets_clock: bool,
 }
 
 impl ApplyJob {
@@ -109,11 +115,16 @@ impl ApplyJob {
         matches!(self.before, Some(Rest::Running | Rest::Paused { .. })) && self.before != Some(PAUSED)
     }
 
-    /// The step that stores the memory of what is given up, if there is one.
-    fn stores_at(&self) -> Option<usize> {
-        // After the instant, the giving up, the disks.
-        let before = usize::from(self.checks) + usize::from(self.pauses()) + 3 + usize::from(self.start.is_some());
-        self.keep_memory.map(|_| before)
+    /// The step after which the machine is let go of, if there is more to do that nobody is to wait for.
+    fn lets_go_after(&self) -> Option<usize> {
+        let first = match self.before {
+            // The instant, the giving up.
+            Some(Rest::Running | Rest::Paused { .. }) => usize::from(self.checks) + usize::from(self.pauses()) + 2,
+            Some(Rest::Stopped) => 1,
+            None => 1 + usize::from(!self.blind()),
+        };
+        // The disks, and the start.
+        (self.keep_memory.is_some() || self.sets_clock).then_some(first + usize::from(self.start.is_some()))
     }
 
     /// What the machine has become, once whatever was to be started is.
@@ -246,6 +257,9 @@ impl Kind for SnapshotApply {
         if let Some(wish) = &plan.start {
             steps.push(Box::new(Start { agent: agent(), vm, wish: wish.clone(), new: false }));
         }
+        if plan.sets_clock {
+            steps.push(Box::new(SetClock { agent: agent(), vm, name: plan.name.to_string(), generation }));
+        }
         if let Some(memory) = plan.keep_memory {
             let name = format!("the state of {} given up", plan.name);
             steps.push(Box::new(KeepMemory { agent: agent(), name, snapshot: plan.keep, memory }));
@@ -271,7 +285,7 @@ impl Kind for SnapshotApply {
         step: usize,
         output: &Value,
     ) -> Result<()> {
-        if plan.stores_at() != Some(step + 1) {
+        if plan.lets_go_after() != Some(step) {
             return Ok(());
         }
         plan.leave(tx, power(&serde_json::from_value(output.clone()).into_iter().collect::<Vec<_>>())).await?;
@@ -311,7 +325,7 @@ impl Kind for SnapshotApply {
             vm.notice = Some(Notice { at: Timestamp::now(), text });
             tx.update_vm(&mut vm).await?;
         }
-        Ok(json!({ "notes": Vec::from_iter(notice) }))
+        Ok(json!({ "notes": Vec::from_iter(notice.into_iter().chain(notes(&left))) }))
     }
 }
 
@@ -399,6 +413,7 @@ fn decide(vm: &Vm, before: &VmState, snapshot: &Snapshot, plan: ApplyPlan) -> Ap
         reverts: reverts.collect(),
         checks: plan.ends == Rest::Running
             && matches!(before, VmState::At { rest: Rest::Running | Rest::Paused { .. } }),
+        sets_clock: plan.ends == Rest::Running && plan.memory == MemoryUse::Used,
         start: (plan.ends == Rest::Running).then_some(start),
         plan,
     }

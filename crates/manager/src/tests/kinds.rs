@@ -311,9 +311,9 @@ kinds! {
         keep_memory: true, ..applied(made, true)
     };
     snapshot_apply_paused_discarding: Paused, apply::SnapshotApply, 7, |made| discarding(made, true);
-    snapshot_apply_with_memory: WithMemory, apply::SnapshotApply, 7, |made| resumed(made, false);
-    snapshot_apply_with_memory_discarding: WithMemory, apply::SnapshotApply, 8, |made| resumed(made, true);
-    snapshot_apply_with_memory_stopped: StoppedWithMemory, apply::SnapshotApply, 3, |made| resumed(made, false);
+    snapshot_apply_with_memory: WithMemory, apply::SnapshotApply, 8, |made| resumed(made, false);
+    snapshot_apply_with_memory_discarding: WithMemory, apply::SnapshotApply, 9, |made| resumed(made, true);
+    snapshot_apply_with_memory_stopped: StoppedWithMemory, apply::SnapshotApply, 4, |made| resumed(made, false);
     snapshot_apply_in_error: Broken, apply::SnapshotApply, 4, |made| applied(made, true);
     snapshot_apply_in_error_discarding: Broken, apply::SnapshotApply, 4, |made| discarding(made, true), without_contents;
     snapshot_delete_one: WithMemory, snapshot_delete::SnapshotDelete, 2, |made| {

@@ -25,6 +25,8 @@ use super::place::{Place, Ports};
 use crate::hypervisor::BlockAddress;
 
 const SEED_PORT: &str = "seed-port";
+/// The character device that a guest's agent is behind.
+pub(super) const AGENT_PORT: &str = "agent";
 /// How long a disk waits for its server before the guest is stopped.
 const RECONNECT_SECONDS: u32 = 300;
 
@@ -162,11 +164,11 @@ fn devices(line: &mut Line, plan: &Plan<'_>) {
     line.json("-object", &json!({ "qom-type": "rng-random", "id": "entropy", "filename": "/dev/urandom" }));
     line.json("-device", &json!({ "driver": "virtio-rng-pci", "rng": "entropy", "bus": "pcie.0", "addr": "0x2" }));
     line.json("-device", &json!({ "driver": "virtio-serial-pci", "id": "ports", "bus": "pcie.0", "addr": "0x3" }));
-    line.pair("-chardev", &socket("agent", &place.agent()));
+    line.pair("-chardev", &socket(AGENT_PORT, &place.agent()));
     let port = "org.qemu.guest_agent.0";
     line.json(
         "-device",
-        &json!({ "driver": "virtserialport", "bus": "ports.0", "nr": 1, "chardev": "agent", "name": port }),
+        &json!({ "driver": "virtserialport", "bus": "ports.0", "nr": 1, "chardev": AGENT_PORT, "name": port }),
     );
     line.json("-device", &json!({ "driver": "pvpanic-pci", "bus": "pcie.0", "addr": "0x5" }));
     line.json("-device", &json!({ "driver": "vmgenid", "guid": plan.machine.generation_id }));

@@ -1,10 +1,10 @@
-//! Telling copied guests who they are. A guest that does not listen is no failure: it runs, and a note says what it still
-//! believes.
+//! Telling guests that come from memory who they are, or what time it is. A guest that does not listen is no failure: it runs,
+//! and a note says what it still believes.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
-use keyframe_model::agent::{FixIdentity, Micros, VmId};
+use keyframe_model::agent::{FixIdentity, Generation, GuestIdentity, Micros, VmId};
 use serde_json::Value;
 
 use super::{Output, Told};
@@ -83,6 +83,50 @@ impl Step for FixIdentities {
     }
 
     /// The guests run, and may have been used: nothing takes that back.
+    fn commits(&self) -> bool {
+        true
+    }
+}
+
+/// How long a guest's agent may take to set a clock.
+const CLOCK: Micros = Micros(5_000_000);
+
+/// Sets the clock of a guest that goes on from memory, where its agent can: it stands at the time of the memory.
+pub(crate) struct SetClock {
+    pub(crate) agent: Agent,
+    pub(crate) vm: VmId,
+    pub(crate) name: String,
+    pub(crate) generation: Generation,
+}
+
+#[async_trait]
+impl Step for SetClock {
+    fn name(&self) -> String {
+        format!("set the clock of {}", self.name)
+    }
+
+    async fn run(&self, _: &Context) -> Result<Value> {
+        let identity = GuestIdentity { clock: true, ..GuestIdentity::default() };
+        let wish = FixIdentity { generation: self.generation, identity, deadline: CLOCK };
+        let complaints = match self.agent.fix_identity(self.vm, &wish).await {
+            Ok(fixed) => fixed.complaints,
+            Err(e) if e.kind == ErrorKind::Unreachable => return Err(e),
+            // The machine is free, so by now it may be off, or another one.
+            Err(e) => vec![e.message],
+        };
+        let note = |why: &String| format!("{}: its clock is still that of the snapshot: {why}", self.name);
+        Output::Notes(complaints.iter().map(note).collect()).value()
+    }
+
+    async fn undo(&self, _: &Context) -> Result<()> {
+        Ok(())
+    }
+
+    fn deadline(&self) -> Duration {
+        Duration::from_secs(60) + CLOCK.into()
+    }
+
+    /// The guest runs, and may have been used: nothing takes that back.
     fn commits(&self) -> bool {
         true
     }

@@ -16,7 +16,7 @@ use serde_json::Value;
 pub(crate) use aside::{GiveUp, KeepMemory};
 pub(crate) use delete::{DeleteInstants, DeleteVolumes, Forget};
 pub(crate) use disk::{AddDisk, RemoveDisk, Resize, SetLinks};
-pub(crate) use identity::{FixIdentities, NewGuest, UNPLUGGED};
+pub(crate) use identity::{FixIdentities, NewGuest, SetClock, UNPLUGGED};
 pub(crate) use instant::Instant;
 pub(crate) use power::{Check, Pause, Reset, Resume, Start, Stop, forget};
 pub(crate) use volume::{Make, Revert};

@@ -24,13 +24,19 @@ pub(in super::super) fn fix(slot: &Slot, identity: &GuestIdentity, deadline: Dur
     let live = slot.live()?;
     let until = Instant::now() + deadline;
     let mut fixed = FixedIdentity::default();
-    let mut agent = match Agent::connect(&slot.place.agent(), until) {
+    // A copy has to be told, so an agent that is about to start is waited for.
+    let copied = identity.host_name.is_some() || !identity.macs.is_empty();
+    let agent = match copied || listens(slot, &live)? {
+        true => Agent::connect(&slot.place.agent(), until).map_err(|e| e.to_string()),
+        false => Err("no agent runs in the guest".to_owned()),
+    };
+    let mut agent = match agent {
         Ok(agent) => agent,
-        Err(e) => {
+        Err(why) => {
             fixed.host_name = identity.host_name.as_ref().map(|_| false);
             fixed.macs = (!identity.macs.is_empty()).then_some(false);
             fixed.clock = identity.clock.then_some(false);
-            fixed.complaints.push(e.to_string());
+            fixed.complaints.push(why);
             return Ok(fixed);
         }
     };
@@ -55,6 +61,13 @@ pub(in super::super) fn fix(slot: &Slot, identity: &GuestIdentity, deadline: Dur
         fixed.plugged = true;
     }
     Ok(fixed)
+}
+
+/// Whether somebody in the guest has the agent's port open.
+fn listens(slot: &Slot, live: &Live) -> Result<bool> {
+    let found = live.qmp.execute("query-chardev", json!({})).map_err(slot.monitor("ask for its guest agent"))?;
+    let port = found.as_array().and_then(|all| all.iter().find(|one| one["label"] == command::AGENT_PORT));
+    Ok(port.is_some_and(|port| port["frontend-open"] == true))
 }
 
 /// The cables that were to be in; until now they were out.
