@@ -9,7 +9,7 @@ use keyframe_model::agent::{Bytes, FaultKind, SnapshotId};
 use keyframe_model::{JobState, Rest, SnapshotKind, SnapshotState, Vm, VmState};
 
 use super::scenario::clone_of;
-use super::site::{DISK, LIMITS, Site, apply, call, caller, done, ended, job, make, refused, snap, wish};
+use super::site::{DISK, LIMITS, Site, apply, call, called, caller, done, ended, job, make, refused, snap, wish};
 use crate::job::Limits;
 use crate::request::{
     Apply, CloneMemory, CloneSource, DiskAttach, DiskContent, DiskSpec, SnapshotUpdate, TemplateCreate, TemplateSource,
@@ -192,9 +192,7 @@ async fn forks_that_run_are_not_taken_back() {
     let (site, manager, Vm { id: vm, .. }) = hasty(&[1], true).await;
     site.fake.faults().hang("fix_identity", 1, When::Before);
     let made = manager.clone_vm(&call(), clone_of(CloneSource::Vm { vm }, "two", CloneMemory::Yes)).await.unwrap();
-    while !site.fake.faults().calls().iter().any(|made| made == "fix_identity") {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    called(&site, "fix_identity", 1).await;
     site.fake.faults().clear();
     for nth in 1..1000 {
         site.fake.faults().fail("status", nth, When::Before, FaultKind::Deadline);

@@ -1,11 +1,11 @@
 //! The life of a machine, from one end to the other.
 
-use keyframe_agent::hypervisor::fake::Mood;
+use keyframe_agent::hypervisor::fake::{Mood, When};
 use keyframe_model::agent::{NicConnection, Power, VmId};
 use keyframe_model::copy::NicPolicy;
 use keyframe_model::{Rest, SnapshotKind, Vm, VmState};
 
-use super::site::{Site, apply, call, caller, done, job, make, snap, wish};
+use super::site::{Site, apply, call, called, caller, done, job, make, snap, wish};
 use crate::Manager;
 use crate::request::{
     Apply, CloneCreate, CloneMemory, CloneSource, JobFilter, PageRequest, SnapshotDelete, SnapshotFilter, StopRequest,
@@ -161,6 +161,30 @@ async fn the_cables_of_a_fork_are_as_they_are_said_to_be() {
         }
         manager.stop().await;
     }
+}
+
+/// A guest that does not listen holds nobody up, and is told of.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_goes_on_from_memory_is_told_the_time() {
+    let (site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], true).await;
+    let one = snap(&manager, vm, "one", SnapshotKind::DiskAndMemory).await;
+    for (nth, discard_current) in [(1, false), (3, true)] {
+        site.fake.faults().hang("fix_identity", 1, When::Before);
+        let wish = Apply { discard_current, ..Apply::default() };
+        let job = job(manager.apply_snapshot(&call(), one, wish.clone()).await.unwrap());
+        called(&site, "fix_identity", nth).await;
+        assert_eq!(state(&manager, vm).await, at(Rest::Running));
+        assert!(!manager.job(&caller(), job).await.unwrap().state.ended(), "this is no test");
+        site.fake.faults().clear();
+        let notes = done(&manager, job).await.notes;
+        let says = |note: &String| note.starts_with("web: its clock is still that of the snapshot: ");
+        assert_eq!(notes.iter().filter(|note| says(note)).count(), 1, "{notes:?}");
+
+        assert_eq!(apply(&manager, one, wish).await.notes, Vec::<String>::new());
+        let told = site.fake.machine(vm).unwrap().identity.unwrap();
+        assert!(told.clock && told.macs.is_empty() && told.host_name.is_none(), "{told:?}");
+    }
+    manager.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

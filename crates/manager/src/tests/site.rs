@@ -203,6 +203,16 @@ pub(crate) fn wish(site: &Site, name: &str, disks: &[u8], start: bool) -> VmCrea
     }
 }
 
+/// Waits until the hypervisor has been called so for the `nth` time.
+pub(crate) async fn called(site: &Site, call: &str, nth: usize) {
+    let there = async {
+        while site.fake.faults().calls().iter().filter(|made| *made == call).count() < nth {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), there).await.expect("it is never called");
+}
+
 /// Waits for a job's success.
 pub(crate) async fn done(manager: &Manager, job: JobId) -> JobView {
     let view = ended(manager, job).await;

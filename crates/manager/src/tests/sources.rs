@@ -8,7 +8,7 @@ use keyframe_model::agent::{CutMethod, FaultKind, VmId};
 use keyframe_model::{JobState, Rest, SnapshotKind, Vm, VmState};
 
 use super::scenario::clone_of;
-use super::site::{Site, call, caller, done, ended, job, refused, snap};
+use super::site::{Site, call, called, caller, done, ended, job, refused, snap};
 use crate::request::{CloneMemory, CloneSource, JobRef, StopRequest, VmDelete};
 use crate::{ErrorKind, Manager};
 
@@ -23,12 +23,7 @@ async fn hangs(site: &Site, manager: &Manager, vm: VmId) -> JobRef {
     site.fake.faults().hang("fix_identity", 1, When::Before);
     let fork = clone_of(CloneSource::Vm { vm }, "fork", CloneMemory::Yes);
     let made = manager.clone_vm(&call(), fork).await.unwrap();
-    let there = async {
-        while !site.fake.faults().calls().iter().any(|made| made == "fix_identity") {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), there).await.expect("the guest is never told");
+    called(site, "fix_identity", 1).await;
     made
 }
 
