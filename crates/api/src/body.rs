@@ -28,10 +28,37 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             return Err(Problem::with_status(ErrorKind::Invalid, status, title, "bodies are application/json"));
         }
         let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-        serde_json::from_slice(text)
-            .map(Body)
-            .map_err(|error| Problem::new(ErrorKind::Invalid, format!("the body is not understood: {error}")))
+        let invalid = |why| Problem::new(ErrorKind::Invalid, format!("the body is not understood: {why}"));
+        read(text).map(Body).map_err(invalid)
     }
+}
+
+/// One document and nothing behind it; what is wrong with it names the member.
+fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
+    let mut document = serde_json::Deserializer::from_slice(text);
+    let value = serde_path_to_error::deserialize(&mut document).map_err(|error| {
+        let path = error.path().to_string();
+        let why = in_words(&error.inner().to_string());
+        if path == "." { why } else { format!("{path}: {why}") }
+    })?;
+    document.end().map_err(|error| in_words(&error.to_string()))?;
+    Ok(value)
+}
+
+/// What a reader of documents says, for people who do not know what it is written in.
+pub(crate) fn in_words(said: &str) -> String {
+    const WORDS: [(&str, &str); 9] = [
+        ("expected u64", "expected a whole number"),
+        ("expected u32", "expected a whole number"),
+        ("expected u16", "expected a whole number"),
+        ("expected u8", "expected a small whole number"),
+        ("expected struct ", "expected an object, a "),
+        ("unknown variant", "unknown value"),
+        ("invalid digit found in string", "it is no whole number"),
+        ("cannot parse integer from empty string", "it is empty and not a whole number"),
+        ("EOF while parsing", "it ends in the middle of"),
+    ];
+    WORDS.iter().fold(said.to_owned(), |text, (theirs, ours)| text.replace(theirs, ours))
 }
 
 /// A body that could not be read.
@@ -42,5 +69,30 @@ pub(crate) fn too_large(rejection: BytesRejection) -> Problem {
             Problem::with_status(ErrorKind::Invalid, StatusCode::PAYLOAD_TOO_LARGE, "too large", detail)
         }
         _ => Problem::new(ErrorKind::Invalid, "the body broke off"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keyframe_manager::request::VmCreate;
+
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, says) in [
+            (r#"{"name":"a","memory":"x"}"#, "memory: invalid type: string \"x\", expected a whole number at line 1"),
+            (r#"{"name":"a","cpus":-1}"#, "cpus: invalid value: integer `-1`, expected a whole number at line 1"),
+            (r#"{"name":"a b"}"#, "name: the name 'a b' has ' ' in it"),
+            (r#"{"name":"a","disks":[{"bus":"floppy"}]}"#, "disks[0]"),
+            (r#"{"nam":"a"}"#, "unknown field `nam`, expected one of `name`"),
+            (r#"{"name":"a""#, "it ends in the middle of an object"),
+            (r#"{"name":"a"} {}"#, "trailing characters"),
+        ] {
+            let why = read::<VmCreate>(text.as_bytes()).expect_err(text);
+            assert!(why.contains(says), "{text}: {why}");
+            assert!(!why.contains("u64") && !why.contains("u32"), "{text}: {why}");
+        }
+        read::<VmCreate>(br#"{"name":"a"}"#).unwrap();
     }
 }

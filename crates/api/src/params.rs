@@ -1,5 +1,6 @@
 //! Query strings. Parameters that the endpoint does not know are refused, so that a misspelt filter is not taken for none.
 
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequestParts, Query};
 use axum::http::Uri;
 use axum::http::request::Parts;
@@ -9,6 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
 
+use crate::body::in_words;
 use crate::problem::Problem;
 
 /// How long the answer may wait for the job.
@@ -47,7 +49,12 @@ fn read<T: DeserializeOwned + IntoParams>(uri: &Uri, also: &[String]) -> Result<
         }
     }
     let mine: Uri = format!("/?{}", mine.join("&")).parse().map_err(|_| invalid("the query is not one".into()))?;
-    Query::try_from_uri(&mine).map(|Query(params)| params).map_err(|error| invalid(error.body_text()))
+    let not_understood = |error: QueryRejection| {
+        let said = error.body_text();
+        let why = said.strip_prefix("Failed to deserialize query string: ").unwrap_or(&said);
+        invalid(format!("the query is not understood: {}", in_words(why)))
+    };
+    Query::try_from_uri(&mine).map(|Query(params)| params).map_err(not_understood)
 }
 
 /// The names of the parameters that `T` knows.
