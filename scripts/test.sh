@@ -9,5 +9,6 @@ if cargo nextest --version >/dev/null 2>&1; then
     cargo test --workspace --locked --doc
     cargo nextest run --workspace --locked "$@"
 else
-    cargo test --workspace --locked "$@"
+    # Which tests must not run beside each other only nextest is told, see .config/nextest.toml; so here none do.
+    RUST_TEST_THREADS=1 cargo test --workspace --locked --no-fail-fast "$@"
 fi
