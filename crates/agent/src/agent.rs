@@ -17,6 +17,7 @@ use crate::images::Images;
 use crate::instant::Instants;
 use crate::life::Life;
 use crate::machines::Machines;
+use crate::room::Room;
 use crate::turns::Turns;
 use crate::volumes::Volumes;
 
@@ -37,6 +38,8 @@ pub struct Parts {
     pub hypervisor: Arc<dyn Hypervisor>,
     /// Which files it may read for others.
     pub images: Images,
+    /// Where the kernel tells of memory and processes: `/proc`.
+    pub proc: PathBuf,
     /// Its own.
     pub life: Life,
 }
@@ -69,7 +72,7 @@ impl Agent {
 
     /// Serves the exports, which the machines wait for, and then finds the machines that run since before.
     pub fn start(parts: Parts) -> Result<Arc<Agent>> {
-        let Parts { name, data, nbd_socket, arrays, hypervisor, images, life } = parts;
+        let Parts { name, data, nbd_socket, arrays, hypervisor, images, proc, life } = parts;
         let exports = Arc::new(Exports::start(&arrays, &nbd_socket)?);
         let (shared, machine) = (Arc::clone(&exports), Arc::clone(&hypervisor));
         let instants = Arc::new(Instants::open(arrays.clone(), shared, machine, &data, life.clone())?);
@@ -80,6 +83,7 @@ impl Agent {
             instants: Arc::clone(&instants),
             turns: Turns::open(data.join("vms"), life.clone())?,
             images: images.clone(),
+            room: Room::new(proc),
             known: Default::default(),
         };
         let volumes = Volumes::new(arrays.clone(), images, Arc::clone(&hypervisor));

@@ -20,7 +20,7 @@ use crate::fault::fault;
 use crate::hypervisor::{Hypervisor, Start};
 use crate::images::Images;
 use crate::instant::Instants;
-use crate::room;
+use crate::room::Room;
 use crate::turns::Turns;
 
 /// How long a guest may take to let go of a disk.
@@ -36,6 +36,7 @@ pub struct Machines {
     pub(crate) instants: Arc<Instants>,
     pub(crate) turns: Turns,
     pub(crate) images: Images,
+    pub(crate) room: Room,
     /// Those that were found or started, and have not been seen off since.
     pub(crate) known: Mutex<BTreeSet<VmId>>,
 }
@@ -194,11 +195,16 @@ impl Machines {
         if status.power == Power::Running {
             return Err(fault(FaultKind::Conflict, format!("machine {vm} runs; pause it before it is given up")));
         }
-        let beside = match room::for_two(&status, self.instants.memory()) {
-            Ok(true) => self.hypervisor.set_aside(vm, wish.snapshot),
-            Ok(false) => Err(fault(FaultKind::Unsupported, "there is no room for its memory and another")),
-            Err(e) => Err(fault(FaultKind::Unsupported, format!("see what room there is: {e}"))),
-        };
+        let beside =
+            match self.room.ask(wish.snapshot, &status, self.instants.memory(), |of| self.hypervisor.is_aside(of)) {
+                Ok(true) => {
+                    let done = self.hypervisor.set_aside(vm, wish.snapshot);
+                    self.room.settle(wish.snapshot, done.is_ok());
+                    done
+                }
+                Ok(false) => Err(fault(FaultKind::Unsupported, "there is no room for its memory and another")),
+                Err(e) => Err(fault(FaultKind::Unsupported, format!("see what room there is: {e}"))),
+            };
         let process = match beside {
             Err(why) if why.kind == FaultKind::Unsupported => {
                 tracing::info!(%vm, "its memory is stored before it is given up: {why}");

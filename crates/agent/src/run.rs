@@ -154,7 +154,8 @@ fn start(paths: &Paths, config: &Config, helper: Vec<OsString>) -> Result<(Arc<A
     let name = config.name.clone().unwrap_or_else(host_name);
     let images = Images::within(config.agent.images.clone());
     let (data, nbd_socket) = (paths.data.clone(), paths.nbd_socket());
-    Ok((Agent::start(Parts { name, data, nbd_socket, arrays, hypervisor, images, life })?, pools))
+    let proc = "/proc".into();
+    Ok((Agent::start(Parts { name, data, nbd_socket, arrays, hypervisor, images, proc, life })?, pools))
 }
 
 fn open_arrays(paths: &Paths, config: &Config, life: &Life) -> Result<(Arrays, Vec<HeldPool>)> {

@@ -27,13 +27,16 @@ pub use mortal::Mortal;
 pub struct TestOptions {
     /// Names of fake arrays, and what they are like.
     pub arrays: Vec<(String, FakeOptions)>,
+    /// Where it reads what memory the host and its processes have: of a host with little, a folder with the like of
+    /// `/proc/meminfo` and `/proc/PID/status`.
+    pub proc: PathBuf,
 }
 
 impl Default for TestOptions {
     /// Two arrays: `fake` and `fake2`.
     fn default() -> TestOptions {
         let array = |name: &str| (name.to_owned(), FakeOptions::default());
-        TestOptions { arrays: vec![array("fake"), array("fake2")] }
+        TestOptions { arrays: vec![array("fake"), array("fake2")], proc: "/proc".into() }
     }
 }
 
@@ -67,6 +70,7 @@ impl TestAgent {
             arrays: Arrays::new(arrays.iter().map(|(name, array)| (name.clone(), Arc::clone(array) as Arc<dyn Array>))),
             hypervisor: Arc::new(Mortal::new(hypervisor, life.clone())),
             images: Images::default(),
+            proc: options.proc.clone(),
             life: life.clone(),
         };
         let agent = Agent::start(parts)?;

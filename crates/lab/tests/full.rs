@@ -2,15 +2,19 @@
 //!
 //! The first needs a small file system of its own for memory images, and so root; without it that test says so and ends.
 
+use std::io::Write as _;
+
 use anyhow::{Context, Result, ensure};
 use keyframe_lab::console::Mark;
-use keyframe_lab::machine::Machine;
+use keyframe_lab::machine::{Machine, number_after};
 use keyframe_lab::mounted::Mounted;
 use keyframe_lab::scratch;
 use keyframe_lab::site::{PATIENCE, Site, SiteOptions};
 
 /// Room for half of the guest's memory.
 const ROOM: &str = "48m";
+/// Room for all of it, and less than a host leaves alone on a disk.
+const TIGHT: &str = "240m";
 
 #[test]
 fn a_snapshot_for_whose_memory_there_is_no_space_fails_and_the_guest_goes_on() -> Result<()> {
@@ -38,6 +42,43 @@ fn a_snapshot_for_whose_memory_there_is_no_space_fails_and_the_guest_goes_on() -
     vm.go_back("later", &[])?;
     vm.counters(vm.console().mark())?;
     site.wait_until_at_rest()
+}
+
+#[test]
+fn without_room_beside_it_the_memory_of_what_is_given_up_is_stored_first() -> Result<()> {
+    let site = Site::up(&scratch::keyframe()?, &SiteOptions::default())?;
+    let folder = site.data().join("memory");
+    let Some(tight) = Mounted::over(&folder, TIGHT)? else { return Ok(()) };
+    let vm = site.boot("web", "128M", "lab=stamp lab=pages,16")?;
+    vm.snapshot("first", &["--memory"])?;
+    let later = vm.tick()? + 20;
+    vm.wait_for_tick(later)?;
+    // What cannot be stored is not given up.
+    let filler = folder.join("filler");
+    let mut file = std::fs::File::create(&filler)?;
+    while file.write_all(&[7; 65536]).is_ok() {}
+    let from = vm.console().mark();
+    let refused = site.refusal(["snapshot", "apply", "web@first", "--keep-memory"])?;
+    println!("{refused}");
+    ensure!(refused.to_lowercase().contains("space"), "the reason is not named: {refused}");
+    vm.counters(from).context("the guest does not go on")?;
+    ensure!(vm.tick()? >= later, "the guest went back");
+    drop(file);
+    std::fs::remove_file(&filler)?;
+    let gone_back = vm.go_back("first", &["--keep-memory", "--keep-name", "kept"])?;
+    ensure!(gone_back.tick < later, "it goes on at tick {}, not from the snapshot", gone_back.tick);
+    let log = std::fs::read_to_string(site.data().join("keyframe.log"))?;
+    let first = log.matches("its memory is stored before it is given up").count();
+    ensure!(first == 2, "it was set aside where there is no room: {first} of two were stored first");
+    let from = vm.console().mark();
+    vm.apply("kept", &["--discard-current"])?;
+    vm.expect(from, PATIENCE, "the counter of what was given up", |line| {
+        number_after("TICK ", line).filter(|tick| *tick >= later)
+    })?;
+    vm.counters(vm.console().mark())?;
+    vm.sound()?;
+    drop(tight);
+    Ok(())
 }
 
 #[test]
