@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use super::Output;
-use super::instant::{AGAIN, call_off, instant_deadline, watch};
+use super::instant::{call_off, instant_deadline, once_free, watch};
 use super::power::{is_off, start};
 use crate::agent::Agent;
 use crate::job::{Context, Probe, Step};
@@ -34,17 +34,13 @@ pub(crate) struct GiveUp {
 impl GiveUp {
     async fn give_up(&self) -> Result<Value> {
         let wish = Wish { generation: self.back.generation, snapshot: self.snapshot };
-        loop {
-            match self.agent.give_up(self.vm, &wish).await {
-                Ok(status) => return Output::Power(status.power).value(),
-                // The host is at an earlier copy of the call.
-                Err(e) if e.kind == ErrorKind::Busy => sleep(AGAIN).await,
-                Err(e) if e.kind == ErrorKind::Unreachable => return Err(e),
-                Err(e) => {
-                    let message =
-                        format!("{}; applying it without keeping the guest's memory does not need that", e.message);
-                    return Err(Error { message, ..e });
-                }
+        match once_free(|| self.agent.give_up(self.vm, &wish)).await {
+            Ok(status) => Output::Power(status.power).value(),
+            Err(e) if e.kind == ErrorKind::Unreachable => Err(e),
+            Err(e) => {
+                let message =
+                    format!("{}; applying it without keeping the guest's memory does not need that", e.message);
+                Err(Error { message, ..e })
             }
         }
     }
@@ -71,13 +67,7 @@ impl GiveUp {
 }
 
 async fn store(agent: &Agent, snapshot: SnapshotId) -> Result<InstantReport> {
-    loop {
-        match agent.store_memory(snapshot).await {
-            // The host is at an earlier copy of the call.
-            Err(e) if e.kind == ErrorKind::Busy => sleep(AGAIN).await,
-            other => return other,
-        }
-    }
+    once_free(|| agent.store_memory(snapshot)).await
 }
 
 #[async_trait]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use keyframe_catalog::{Leftover, StepState};
-use keyframe_model::agent::{Bytes, InstantReport, MemoryState, SnapshotId, TakeInstant};
+use keyframe_model::agent::{Bytes, MemoryState, SnapshotId, TakeInstant};
 use serde_json::Value;
 use tokio::time::{interval, sleep};
 
@@ -15,8 +15,8 @@ use crate::{ErrorKind, Result};
 
 /// How often the host is asked how far a memory image is.
 const LOOK: Duration = Duration::from_millis(500);
-/// How long until a call is repeated that the host refuses because it is still at an earlier copy of it.
-pub(super) const AGAIN: Duration = Duration::from_millis(100);
+/// How long until a call is repeated that the host is to be free for.
+const AGAIN: Duration = Duration::from_millis(100);
 /// A memory image is written faster than this many bytes a second, or something is wrong.
 const SLOWEST: u64 = 4 * Bytes::MIB;
 
@@ -39,14 +39,15 @@ pub(crate) struct Instant {
     pub(crate) precious: bool,
 }
 
-impl Instant {
-    /// Repeats the call while an earlier copy of it is at work.
-    async fn take(&self) -> Result<InstantReport> {
-        loop {
-            match self.agent.take_instant(self.snapshot, &self.wish).await {
-                Err(e) if e.kind == ErrorKind::Busy => sleep(AGAIN).await,
-                other => return other,
-            }
+/// Repeats a call while the host refuses it because it is still at an earlier copy of it.
+pub(super) async fn once_free<T, F>(call: impl Fn() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    loop {
+        match call().await {
+            Err(e) if e.kind == ErrorKind::Busy => sleep(AGAIN).await,
+            other => return other,
         }
     }
 }
@@ -89,7 +90,7 @@ impl Step for Instant {
 
     async fn run(&self, cx: &Context) -> Result<Value> {
         tokio::select! {
-            report = self.take() => Output::Instant(report?).value(),
+            report = once_free(|| self.agent.take_instant(self.snapshot, &self.wish)) => Output::Instant(report?).value(),
             never = call_off(&self.agent, self.snapshot, cx) => match never {},
             never = watch(&self.agent, self.snapshot, self.memory, cx) => match never {},
         }
