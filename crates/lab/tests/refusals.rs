@@ -63,6 +63,7 @@ fn a_snapshot_whose_memory_cannot_be_used_says_so_and_its_disks_can_be_applied()
         println!("{name}: {refused}");
         ensure!(refused.contains("memory"), "what is wrong is not said: {refused}");
         ensure!(refused.contains("without"), "the way out is not said: {refused}");
+        ensure!(refused.matches(id).count() <= 1, "the image is named more than once: {refused}");
         vm.next_stamp().context("the machine does not run on after a refused apply")?;
         let from = vm.console().mark();
         vm.apply(name, &["--without-memory", "--start"])?;

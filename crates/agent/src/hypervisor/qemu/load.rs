@@ -90,6 +90,11 @@ pub(super) fn chain(e: &keyframe_memory::Error) -> String {
     }
 }
 
+/// What is wrong with an image, which the error names.
+fn unusable(e: &keyframe_memory::Error) -> Fault {
+    Fault::new(kind(e), chain(e))
+}
+
 fn about(image: &Path, kind: FaultKind, why: &dyn std::fmt::Display) -> Fault {
     Fault::new(kind, format!("memory image {}: {why}", image.display()))
 }
@@ -101,7 +106,7 @@ fn there(image: &Path) -> Result<()> {
 /// What stands beside RAM in an image; the rest would take the longer the more RAM there is.
 fn open(image: &Path) -> Result<(Front, Description)> {
     there(image)?;
-    let opened = Front::open(image).map_err(|e| about(image, kind(&e), &chain(&e)))?;
+    let opened = Front::open(image).map_err(|e| unusable(&e))?;
     let description = serde_json::from_slice(opened.metadata()).map_err(|e| {
         about(image, FaultKind::Unsupported, &format_args!("it does not say what it is an image of: {e}"))
     })?;
@@ -110,13 +115,13 @@ fn open(image: &Path) -> Result<(Front, Description)> {
 
 fn open_whole(image: &Path) -> Result<Image> {
     there(image)?;
-    Image::open(image).map_err(|e| about(image, kind(&e), &chain(&e)))
+    Image::open(image).map_err(|e| unusable(&e))
 }
 
 /// What is in an image. Whether it can be resumed here is for whoever asks to judge.
 pub(super) fn describe(image: &Path) -> Result<MemoryInfo> {
     let (opened, description) = open(image)?;
-    let stored = opened.allocated().map_err(|e| Fault::new(kind(&e), chain(&e)))?;
+    let stored = opened.allocated().map_err(|e| unusable(&e))?;
     Ok(MemoryInfo {
         memory: description.memory,
         stored: Bytes(stored),
@@ -128,9 +133,7 @@ pub(super) fn describe(image: &Path) -> Result<MemoryInfo> {
 
 /// The same, with every page read and checked, a chunk at a time.
 pub(super) fn verify(image: &Path, work: &Work) -> Result<MemoryInfo> {
-    open_whole(image)?
-        .verify(|progress| work.reached(progress.done, progress.total))
-        .map_err(|e| Fault::new(kind(&e), chain(&e)))?;
+    open_whole(image)?.verify(|progress| work.reached(progress.done, progress.total)).map_err(|e| unusable(&e))?;
     describe(image)
 }
 
@@ -140,7 +143,7 @@ pub(super) fn compress(image: &Path, work: &Work) -> Result<MemoryInfo> {
         work.reached(progress.done, progress.total);
         !work.cancelled()
     };
-    keyframe_memory::compress(image, go_on).map_err(|e| Fault::new(kind(&e), chain(&e)))?;
+    keyframe_memory::compress(image, go_on).map_err(|e| unusable(&e))?;
     describe(image)
 }
 
@@ -364,4 +367,28 @@ fn all_is_in(slot: &Slot, live: &Live) -> Result<()> {
     slot.place.drop_image();
     huge::begin(slot, live);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_that_cannot_be_used_is_named_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("some.kfm");
+        let check = |bytes: &[u8], says: &str| {
+            std::fs::write(&image, bytes).unwrap();
+            for fault in [open(&image).map(drop), open_whole(&image).map(drop), describe(&image).map(drop)] {
+                let fault = fault.unwrap_err();
+                assert_eq!(fault.message, format!("{} {says}", image.display()));
+                assert_eq!(fault.kind, FaultKind::Corrupt);
+            }
+        };
+        check(b"", "is no memory image");
+        check(&[7; 100_000], "is no memory image");
+        std::fs::remove_file(&image).unwrap();
+        let fault = describe(&image).unwrap_err();
+        assert_eq!(fault.message, format!("memory image {}: it is not there", image.display()));
+    }
 }
