@@ -7,6 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use common::call::{call, good, refused};
 use common::stub::Stub;
@@ -15,7 +17,7 @@ use keyframe_agent::array::Array;
 use keyframe_agent_api::{
     Bytes, CreateVolume, DiffRequest, DiffResponse, Firmware, Generation, HostInfo, InstantProbe, InstantReport,
     Machine, Power, ResizeVolume, RevertVolume, SnapshotId, SnapshotRef, SpaceRequest, SpaceResponse, StartFrom,
-    StartVm, StopHow, StopVm, VmCall, VmEvent, VmId, VmStatus, VolumeInfo, VolumeSource, route,
+    StartVm, StopHow, StopVm, VmCall, VmEvent, VmId, VmStatus, VolumeInfo, VolumeSource, WorkProgress, route,
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -248,4 +250,45 @@ fn events_begin_with_what_is() {
     agent.stop().unwrap();
     assert!(begun.elapsed() < std::time::Duration::from_secs(5), "a listener holds up the end");
     assert_eq!(lines.find(|line| line.starts_with("data:")), None);
+}
+
+/// Each is read for its own caller: one who goes away, and an agent that stops, take nothing with them that others wait for.
+#[test]
+fn a_memory_is_verified_for_as_long_as_somebody_waits_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let stub = Arc::new(Stub::default());
+    let agent = start_with_pair(dir.path(), &stub);
+    let (vm, id) = (stub.running(), SnapshotId::new());
+    agent.agent().machines.take_instant(id, &wish(vm, true)).unwrap();
+    stub.endless.store(true, Ordering::SeqCst);
+    let path = route::memory(id, "verify");
+    let ask = || {
+        let mut stream = UnixStream::connect(agent.socket()).unwrap();
+        write!(stream, "POST {path} HTTP/1.1\r\nHost: agent\r\nContent-Length: 0\r\n\r\n").unwrap();
+        stream
+    };
+    let under_way = |expected: u64| {
+        let until = Instant::now() + Duration::from_secs(20);
+        while stub.verifies.load(Ordering::SeqCst) != expected {
+            assert!(Instant::now() < until, "{} and not {expected}", stub.verifies.load(Ordering::SeqCst));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    let (one, other) = (ask(), ask());
+    under_way(2);
+    drop(one);
+    under_way(1);
+    assert_ne!(agent.agent().instants.progress(id), WorkProgress::default(), "the other is not read on");
+    agent.agent().instants.cancel(id);
+    std::thread::sleep(Duration::from_millis(50));
+    under_way(1);
+    std::thread::scope(|scope| {
+        scope.spawn(|| agent.agent().begin_stop());
+        other.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut answer = String::new();
+        let status = BufReader::new(&other).read_line(&mut answer).map(|_| answer).unwrap();
+        assert!(status.starts_with("HTTP/1.1 502"), "{status}");
+    });
+    under_way(0);
+    assert_eq!(agent.agent().instants.progress(id), WorkProgress::default());
 }

@@ -10,6 +10,7 @@ use keyframe_agent_api::{
 
 use super::answer::{Answer, Body, Path, Refused, run};
 use crate::agent::Agent;
+use crate::work::Work;
 
 type Agents = State<Arc<Agent>>;
 
@@ -75,8 +76,20 @@ pub(super) async fn progress(State(agent): Agents, Path(snapshot): Path<Snapshot
     Ok(axum::Json(agent.instants.progress(snapshot)))
 }
 
+/// Nobody reads an image to its end for a caller who has gone away.
 pub(super) async fn verify(State(agent): Agents, Path(snapshot): Path<SnapshotId>) -> Answer<MemoryState> {
-    run(agent, "verify memory", move |agent| Ok(agent.instants.verify(snapshot))).await
+    let work = WhileAsked(Arc::default());
+    let read = Arc::clone(&work.0);
+    run(agent, "verify memory", move |agent| agent.instants.verify(snapshot, &read)).await
+}
+
+/// Calls a work off when the call that waits for it is dropped, as it is when its connection is closed.
+struct WhileAsked(Arc<Work>);
+
+impl Drop for WhileAsked {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
 }
 
 #[cfg(test)]

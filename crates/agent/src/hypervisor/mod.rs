@@ -195,7 +195,7 @@ pub trait Hypervisor: Send + Sync {
     /// [`Unsupported`]: keyframe_agent_api::FaultKind::Unsupported
     fn image(&self, image: &Path) -> Result<MemoryInfo>;
 
-    /// The same, after every page in it has been read and found to be as it was captured.
+    /// The same, after every page in it has been read and found to be as it was captured. Called off, it ends soon.
     fn verify(&self, image: &Path, work: &Work) -> Result<MemoryInfo>;
 
     /// Stores an image smaller, in place; it can be resumed as before. What is compressed already is a success. Called off, the

@@ -46,7 +46,7 @@ pub struct Instants {
     memory: PathBuf,
     taking: Mutex<HashMap<SnapshotId, Arc<Taking>>>,
     /// Memories that are being verified. Of two who read the same one, who came last is asked.
-    reading: Mutex<HashMap<SnapshotId, Arc<Work>>>,
+    reading: Mutex<Vec<(SnapshotId, Arc<Work>)>>,
     life: Life,
 }
 
@@ -299,23 +299,27 @@ impl Instants {
         state(self.hypervisor.image(&image))
     }
 
-    /// The same, after every page of it has been read and compared with its checksum.
-    pub fn verify(&self, snapshot: SnapshotId) -> MemoryState {
-        let MemoryState::Ready(_) = self.memory_state(snapshot) else { return self.memory_state(snapshot) };
-        let work = Arc::new(Work::default());
-        self.reading.lock().insert(snapshot, Arc::clone(&work));
-        let found = state(self.hypervisor.verify(&self.image(snapshot), &work));
-        if let Entry::Occupied(last) = self.reading.lock().entry(snapshot)
-            && Arc::ptr_eq(last.get(), &work)
-        {
-            last.remove();
+    /// The same, after every page of it has been read and compared with its checksum. Called off, nothing is known of it.
+    pub fn verify(&self, snapshot: SnapshotId, work: &Arc<Work>) -> Result<MemoryState> {
+        let found = self.memory_state(snapshot);
+        let MemoryState::Ready(_) = found else { return Ok(found) };
+        self.reading.lock().push((snapshot, Arc::clone(work)));
+        let found = self.hypervisor.verify(&self.image(snapshot), work);
+        self.reading.lock().retain(|(_, other)| !Arc::ptr_eq(other, work));
+        if work.cancelled() {
+            // Whoever has not gone away asks again, and then perhaps another agent.
+            let why = format!("the memory of instant {snapshot} was not verified to its end");
+            return Err(fault(FaultKind::Unreachable, why));
         }
-        found
+        Ok(state(found))
     }
 
     /// How far the verifying or compressing of a memory is.
     pub fn progress(&self, snapshot: SnapshotId) -> WorkProgress {
-        let reading = self.reading.lock().get(&snapshot).map(|work| work.progress());
+        let last = |reading: &Vec<(SnapshotId, Arc<Work>)>| {
+            reading.iter().rev().find(|(of, _)| *of == snapshot).map(|(_, work)| work.progress())
+        };
+        let reading = last(&self.reading.lock());
         reading.or_else(|| Some(self.taking.lock().get(&snapshot)?.work.progress())).unwrap_or_default()
     }
 
@@ -394,9 +398,10 @@ impl Instants {
         }
     }
 
-    /// Ends all that are being taken.
+    /// Ends all that are being taken, compressed or verified.
     pub fn cancel_all(&self) {
         self.taking.lock().values().for_each(|taking| taking.work.cancel());
+        self.reading.lock().iter().for_each(|(_, work)| work.cancel());
     }
 }
 

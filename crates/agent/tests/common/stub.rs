@@ -29,6 +29,8 @@ pub(crate) struct Stub {
     pub(crate) endless: AtomicBool,
     pub(crate) captures: AtomicU64,
     pub(crate) compresses: AtomicU64,
+    /// Those that are under way.
+    pub(crate) verifies: AtomicU64,
     pub(crate) resets: AtomicU64,
 }
 
@@ -184,7 +186,17 @@ impl Hypervisor for Stub {
             Err(_) => Err(fault(FaultKind::NotFound, "no image")),
         }
     }
-    fn verify(&self, image: &Path, _: &Work) -> Result<MemoryInfo> {
+    fn verify(&self, image: &Path, work: &Work) -> Result<MemoryInfo> {
+        work.reached(1, 4);
+        self.verifies.fetch_add(1, Ordering::SeqCst);
+        while self.endless.load(Ordering::SeqCst) {
+            if work.cancelled() {
+                self.verifies.fetch_sub(1, Ordering::SeqCst);
+                return Err(fault(FaultKind::Conflict, "cancelled"));
+            }
+            std::thread::yield_now();
+        }
+        self.verifies.fetch_sub(1, Ordering::SeqCst);
         self.image(image)
     }
     fn compress(&self, image: &Path, work: &Work) -> Result<MemoryInfo> {

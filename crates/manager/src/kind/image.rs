@@ -275,7 +275,7 @@ impl Step for Verify {
     }
 
     async fn run(&self, cx: &Context) -> Result<Value> {
-        // The host reads on to the end of the image, which is in nobody's way.
+        // The host ends its reading when nobody waits for it any more.
         tokio::select! {
             verified = self.verify() => verified,
             () = cx.until_cancelled() => Err(Error::cancelled()),

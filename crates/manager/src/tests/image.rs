@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use keyframe_agent::array::fake::When as ArrayWhen;
-use keyframe_model::agent::{Bytes, FaultKind, SnapshotId};
+use keyframe_agent::hypervisor::fake::When;
+use keyframe_model::agent::{Bytes, FaultKind, SnapshotId, WorkProgress};
 use keyframe_model::{Finding, JobKind, JobState, SnapshotKind, Vm};
 
 use super::site::{Site, call, caller, done, ended, make, refused, snap, wish};
@@ -186,5 +187,30 @@ async fn a_machine_has_only_so_many_snapshots() {
     snap(&manager, other, "one", SnapshotKind::Disk).await;
     let all = manager.list_snapshots(&caller(), &SnapshotFilter::default(), &PageRequest::default()).await.unwrap();
     assert_eq!(all.items.len(), 3);
+    manager.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verification_that_is_called_off_is_not_read_on() {
+    let (site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], true).await;
+    let memory = snap(&manager, vm, "memory", SnapshotKind::DiskAndMemory).await;
+    site.fake.faults().hang("verify", 1, When::Before);
+    let job = manager.verify_snapshot(&call(), memory).await.unwrap().id;
+    let reads = || site.with_agent(|agent| agent.agent().instants.progress(memory)) != WorkProgress::default();
+    let until = async |is: bool| {
+        let there = async {
+            while reads() != is {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), there).await.expect(if is { "not read" } else { "read on" });
+    };
+    until(true).await;
+    manager.cancel_job(&call(), job).await.unwrap();
+    assert_eq!(ended(&manager, job).await.state, JobState::Cancelled);
+    until(false).await;
+    assert_eq!(found(&manager, memory).await, None, "nobody has read all of it");
+    done(&manager, manager.verify_snapshot(&call(), memory).await.unwrap().id).await;
+    assert_eq!(found(&manager, memory).await, Some(Finding::Whole));
     manager.stop().await;
 }

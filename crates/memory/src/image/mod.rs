@@ -88,11 +88,14 @@ impl Image {
         Head { configuration, section, blocks: blocks.collect() }
     }
 
-    /// Reads all of RAM and checks it.
-    pub fn verify(&self, mut status: impl FnMut(Progress)) -> Result<()> {
+    /// Reads all of RAM and checks it. `go_on` hears how far it is, and ends it by saying no.
+    pub fn verify(&self, mut go_on: impl FnMut(Progress) -> bool) -> Result<()> {
         self.for_each_chunk(|_, _, progress| {
-            status(progress);
-            Ok(())
+            if go_on(progress) {
+                return Ok(());
+            }
+            let message = format!("verifying {} was given up", self.front.path.display());
+            Err(Error::new(ErrorKind::Cancelled, message))
         })
     }
 

@@ -472,7 +472,7 @@ impl Hypervisor for Fake {
 
     fn verify(&self, image: &Path, work: &Work) -> Result<MemoryInfo> {
         work.reached(1, 2);
-        self.faults.around("verify", None, || image::read(image)?.info(image))
+        self.faults.around("verify", Some(work), || image::read(image)?.info(image))
     }
 
     fn compress(&self, image: &Path, work: &Work) -> Result<MemoryInfo> {

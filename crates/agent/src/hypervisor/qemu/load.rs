@@ -133,18 +133,19 @@ pub(super) fn describe(image: &Path) -> Result<MemoryInfo> {
 
 /// The same, with every page read and checked, a chunk at a time.
 pub(super) fn verify(image: &Path, work: &Work) -> Result<MemoryInfo> {
-    open_whole(image)?.verify(|progress| work.reached(progress.done, progress.total)).map_err(|e| unusable(&e))?;
+    open_whole(image)?.verify(|progress| goes_on(work, progress)).map_err(|e| unusable(&e))?;
     describe(image)
 }
 
 pub(super) fn compress(image: &Path, work: &Work) -> Result<MemoryInfo> {
     open(image)?;
-    let go_on = |progress: Progress| {
-        work.reached(progress.done, progress.total);
-        !work.cancelled()
-    };
-    keyframe_memory::compress(image, go_on).map_err(|e| unusable(&e))?;
+    keyframe_memory::compress(image, |progress| goes_on(work, progress)).map_err(|e| unusable(&e))?;
     describe(image)
+}
+
+fn goes_on(work: &Work, progress: Progress) -> bool {
+    work.reached(progress.done, progress.total);
+    !work.cancelled()
 }
 
 /// What QEMU itself would not notice, or not say clearly.
