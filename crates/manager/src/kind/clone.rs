@@ -3,9 +3,10 @@
 //! ```text
 //!  (instant of the machine) ─► disks of each copy ─► start each ─► tell the guests ─► (delete the instant)
 //! ```
-//! Copies share blocks with their source and depend on nothing: the source may be deleted the moment the job has ended. A machine
-//! that is copied as it is now is let go of as soon as the copies have their disks. Its instant is the job's own, and whatever
-//! becomes of the machine from then on, the copies start from that.
+//! Copies share blocks with their source and depend on nothing. A machine that is copied as it is now is let go of as soon as
+//! the copies have their disks. Its instant is the job's own, and whatever becomes of the machine from then on, the copies start
+//! from that. A snapshot or template is let go of as soon as they have started as well: whoever still reads its memory has a link
+//! of its own to it, and nothing that is undone needs it. So the guests' agents keep nobody from deleting it.
 
 use async_trait::async_trait;
 use keyframe_catalog::Transaction;
@@ -68,6 +69,21 @@ pub(crate) enum Origin {
 pub(crate) struct ClonePlan {
     copies: Vec<NewVm>,
     instant: Option<Taken>,
+    /// What is held while they are made of it; absent also in plans that hold it to their end.
+    #[serde(default)]
+    source: Option<Source>,
+}
+
+impl ClonePlan {
+    /// How many steps make disks.
+    fn made(&self) -> usize {
+        self.copies.iter().filter(|copy| !copy.volumes.is_empty()).count()
+    }
+
+    /// How many steps start machines.
+    fn started(&self) -> usize {
+        self.copies.iter().filter(|copy| copy.start.is_some()).count()
+    }
 }
 
 /// A machine to be made.
@@ -141,6 +157,10 @@ impl Kind for CloneVm {
             [one] => format!("clone {} as {one}", original.name),
             many => format!("clone {} {} times", original.name, many.len()),
         };
+        let held = match order.origin {
+            Origin::Kept(source) => Some(source),
+            Origin::Vm(_) => None,
+        };
         let source = match order.origin {
             Origin::Vm(vm) => Some(vm),
             Origin::Kept(Source::Snapshot(id)) => Some(tx.snapshot(id).await?.vm),
@@ -151,7 +171,7 @@ impl Kind for CloneVm {
             Origin::Kept(Source::Snapshot(id)) => Some(id),
             Origin::Kept(Source::Template(_)) | Origin::Vm(_) => None,
         };
-        Ok(Begun { plan: ClonePlan { copies, instant }, title, vms, source, snapshot, template: None })
+        Ok(Begun { plan: ClonePlan { copies, instant, source: held }, title, vms, source, snapshot, template: None })
     }
 
     fn steps(&self, plan: &ClonePlan) -> Vec<Box<dyn Step>> {
@@ -184,10 +204,14 @@ impl Kind for CloneVm {
     }
 
     async fn passed(&self, tx: &mut Transaction, job: JobId, plan: &ClonePlan, step: usize, _: &Value) -> Result<()> {
-        // The instant is the first step, and each copy with disks has one after it.
-        let made = plan.copies.iter().filter(|copy| !copy.volumes.is_empty()).count();
-        match &plan.instant {
-            Some(taken) if step == made => release_vm(tx, job, taken.wish.vm, taken.before).await,
+        let first = usize::from(plan.instant.is_some());
+        if let Some(taken) = &plan.instant
+            && step + 1 == first + plan.made()
+        {
+            release_vm(tx, job, taken.wish.vm, taken.before).await?;
+        }
+        match &plan.source {
+            Some(source) if step + 1 == first + plan.made() + plan.started() => source.release(tx, job).await,
             Some(_) | None => Ok(()),
         }
     }

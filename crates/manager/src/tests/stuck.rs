@@ -8,9 +8,12 @@ use keyframe_agent::testing::TestAgent;
 use keyframe_model::agent::{FaultKind, JobId, VmId};
 use keyframe_model::{Activity, JobState, Progress, Rest, SnapshotKind, Vm, VmState};
 
+use super::scenario::clone_of;
 use super::site::{LIMITS, Site, call, caller, done, ended, job, make, refused, snap, wish};
 use crate::job::Limits;
-use crate::request::{Apply, PageRequest, SnapshotCreate, SnapshotDelete, StartRequest, StopRequest, VmFilter};
+use crate::request::{
+    Apply, CloneMemory, CloneSource, PageRequest, SnapshotCreate, SnapshotDelete, StartRequest, StopRequest, VmFilter,
+};
 use crate::{Config, ErrorKind, Manager, reconcile};
 
 const HARD: StopRequest = StopRequest { hard: true, never_hard: false, deadline: None };
@@ -21,8 +24,13 @@ async fn state(manager: &Manager, vm: VmId) -> VmState {
 
 /// Waits until the host is at that call.
 async fn reached(site: &Site, call: &str) {
+    reached_again(site, call, 1).await;
+}
+
+/// Waits until it has been asked so often.
+async fn reached_again(site: &Site, call: &str, times: usize) {
     let there = async {
-        while !site.fake.faults().calls().iter().any(|made| made == call) {
+        while site.fake.faults().calls().iter().filter(|made| *made == call).count() < times {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -281,4 +289,36 @@ async fn half(manager: &Manager, job: JobId) {
         }
     };
     tokio::time::timeout(Duration::from_secs(20), there).await.expect("nobody is told how far it is");
+}
+
+/// Not before the last of its copies has opened its memory, and from then on whatever their guests do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_may_go_while_its_forks_are_told_who_they_are() {
+    let (site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], true).await;
+    let base = snap(&manager, vm, "base", SnapshotKind::DiskAndMemory).await;
+    let mut forks = clone_of(CloneSource::Snapshot { snapshot: base }, "fork-{n}", CloneMemory::Yes);
+    forks.count = Some(2);
+    site.fake.faults().hang("start", 2, When::Before);
+    let made = manager.clone_vm(&call(), forks.clone()).await.unwrap();
+    // After that of the machine itself.
+    reached_again(&site, "start", 3).await;
+    let error = refused(manager.delete_snapshot(&call(), base, SnapshotDelete::default()).await);
+    assert_eq!(error.kind, ErrorKind::Busy, "{error}");
+    assert!(error.message.contains(&made.id.to_string()), "{error}");
+    site.fake.faults().clear();
+    assert_eq!(ended(&manager, made.id).await.state, JobState::Failed);
+
+    site.fake.faults().hang("fix_identity", 1, When::Before);
+    let made = manager.clone_vm(&call(), forks).await.unwrap();
+    reached(&site, "fix_identity").await;
+    done(&manager, job(manager.delete_snapshot(&call(), base, SnapshotDelete::default()).await.unwrap())).await;
+    assert!(!manager.job(&caller(), made.id).await.unwrap().state.ended(), "this is no test");
+    assert_eq!(site.look().await["memory"], serde_json::json!([]), "its memory is still there");
+    site.fake.faults().clear();
+    done(&manager, made.id).await;
+    for fork in made.vms {
+        assert_eq!(state(&manager, fork).await, VmState::At { rest: Rest::Running });
+        site.fake.check(fork).unwrap();
+    }
+    manager.stop().await;
 }
