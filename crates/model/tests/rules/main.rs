@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail loudly")]
 
 mod common;
+mod documents;
 mod plans;
 mod transitions;
 mod trees;
