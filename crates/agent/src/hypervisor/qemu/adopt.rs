@@ -236,8 +236,8 @@ impl Taking {
         // First of all, so that its memory comes and its end is seen whatever fails below.
         watch::follow(shared, slot, &live);
         let settled = settle(slot, &live);
-        if slot.freezer.lock().is_none() && slot.place.frozen().exists() && guest::thaw_directly(slot) {
-            tracing::warn!(vm = %slot.vm, "an earlier agent had left it frozen; it is thawed");
+        if slot.freezer.lock().is_none() && slot.place.frozen().exists() {
+            guest::thaw::in_background(shared, slot, &live);
         }
         let machine = live.record.lock().machine.clone();
         if let Err(fault) = hub::ensure_all(shared, &machine) {

@@ -4,6 +4,7 @@
 
 pub(super) mod freezer;
 mod identity;
+pub(super) mod thaw;
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
@@ -15,7 +16,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::place::remove_file;
 use super::process::detach;
-use super::qga::Agent;
 use super::{Shared, Slot, helper};
 use crate::Result;
 pub(super) use identity::fix as fix_identity;
@@ -110,7 +110,9 @@ pub(super) fn thaw(slot: &Slot) -> Result<()> {
             Ok(())
         }
         (_, "") => {
-            thaw_directly(slot);
+            if let Err(e) = thaw::directly(slot) {
+                tracing::error!(vm = %slot.vm, "it may still be frozen: {e}");
+            }
             Err(slot.fault(
                 FaultKind::Guest,
                 "thaw",
@@ -118,27 +120,5 @@ pub(super) fn thaw(slot: &Slot) -> Result<()> {
             ))
         }
         (_, said) => Err(slot.fault(FaultKind::Guest, "thaw", said.strip_prefix("lost ").unwrap_or(said))),
-    }
-}
-
-/// Thaws what an earlier agent may have left frozen; says whether something was.
-pub(super) fn thaw_directly(slot: &Slot) -> bool {
-    let until = Instant::now() + THAW;
-    let thawed = Agent::connect(&slot.place.agent(), until).and_then(|mut agent| {
-        let frozen = agent.is_frozen(until)?;
-        if frozen {
-            agent.count("guest-fsfreeze-thaw", until)?;
-        }
-        Ok(frozen)
-    });
-    match thawed {
-        Ok(was) => {
-            remove_file(&slot.place.frozen());
-            was
-        }
-        Err(e) => {
-            tracing::error!(vm = %slot.vm, "it may still be frozen: {e}");
-            false
-        }
     }
 }
