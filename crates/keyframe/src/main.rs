@@ -21,6 +21,7 @@ mod show;
 mod size;
 mod span;
 mod storage;
+mod strangers;
 mod supervise;
 mod up;
 mod wire;

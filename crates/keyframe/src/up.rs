@@ -1,12 +1,13 @@
 //! `keyframe up` and `keyframe down`: everything of one machine, started and ended.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use keyframe_agent::paths::Paths;
 use keyframe_agent::pid_file;
 use keyframe_manager::request::{HostStatus, HostView, JobView, StopRequest, VmView};
-use keyframe_model::agent::Power;
+use keyframe_model::agent::{Power, VmId};
 use keyframe_model::{Rest, VmState};
 use serde_json::{Value, json};
 
@@ -15,6 +16,7 @@ use crate::cli::{DownArgs, Output, UpArgs};
 use crate::manager::token_file;
 use crate::remote::client::{Client, Server, socket, typed};
 use crate::screen::print;
+use crate::strangers::Host;
 use crate::{daemon, supervise};
 
 fn own_pid_file(paths: &Paths) -> PathBuf {
@@ -108,17 +110,37 @@ pub(crate) fn down(output: &Output, args: &DownArgs) -> Result<()> {
         return say(format!("keyframe is not up on {}", data.display()));
     }
     let client = Client::to(Server::Socket(socket(&data)))?;
+    let host = Host::of(&paths, &client)?;
     if args.vms {
         stop_machines(&client, &say)?;
+        let strangers = known(&client).and_then(|known| host.strangers(&known));
+        let strangers =
+            strangers.context("whether other machines run cannot be seen; `keyframe down` leaves them alone")?;
+        for stranger in strangers {
+            host.stop(&stranger)?;
+            say(format!("{stranger}: stopped, though this catalog does not have it"))?;
+        }
     }
     let left = machines_on(&client);
+    let strangers = known(&client).and_then(|known| host.strangers(&known));
     daemon::end(&own_pid_file(&paths))?;
+    for stranger in strangers.iter().flatten() {
+        say(format!(
+            "{stranger}: runs on, and is not in this catalog; `keyframe up` and `keyframe down --vms` stop it"
+        ))?;
+    }
+    let left = left.and_then(|on| Ok(on + strangers?.len()));
     match left {
         Err(e) => say(format!("keyframe is down; which machines run on is not known: {e:#}")),
         Ok(0) => say("keyframe is down".into()),
         Ok(1) => say("keyframe is down; one machine runs on, and pauses when it writes to its disks".into()),
         Ok(left) => say(format!("keyframe is down; {left} machines run on, and pause when they write to their disks")),
     }
+}
+
+/// All machines that the manager knows.
+fn known(client: &Client) -> Result<BTreeSet<VmId>> {
+    client.list(&["vms"], &[], None)?.iter().map(|vm| Ok(typed::<VmView>(vm)?.vm.id)).collect()
 }
 
 /// How many machines are not known to be off.

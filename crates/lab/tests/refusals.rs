@@ -5,7 +5,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result, ensure};
 use keyframe_lab::console::Mark;
 use keyframe_lab::scratch;
-use keyframe_lab::site::{PATIENCE, Site, SiteOptions};
+use keyframe_lab::site::{PATIENCE, Site, SiteOptions, runs};
 
 #[test]
 fn a_second_operation_is_refused_at_once_and_names_the_first() -> Result<()> {
@@ -213,4 +213,32 @@ fn a_machine_that_does_not_answer_can_be_stopped_hard_whatever_is_being_done_to_
     vm.act("vm", "start", &[])?;
     vm.ready(from)?;
     site.check_at_rest()
+}
+
+/// Without its catalog nobody knows a machine but the host that it runs on.
+#[test]
+fn machines_that_the_catalog_has_lost_are_named_and_can_be_stopped() -> Result<()> {
+    let site = Site::up(&scratch::keyframe()?, &SiteOptions::default())?;
+    let vm = site.boot("web", "128M", "")?;
+    let (pid, id) = (vm.pid()?, vm.show()?["id"].as_str().context("a machine has an id")?.to_owned());
+    site.down()?;
+    for entry in std::fs::read_dir(site.data())?.filter_map(Result::ok) {
+        if entry.file_name().to_string_lossy().starts_with("catalog.db") {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    site.start()?;
+    ensure!(site.json(["vm", "list"])? == serde_json::json!([]), "the catalog is still there");
+    let said = site.down()?;
+    println!("{said}");
+    ensure!(said.contains("web") && said.contains(&id), "the machine is not named: {said}");
+    ensure!(said.contains("one machine runs on") && said.contains("keyframe down --vms"), "{said}");
+    ensure!(runs(pid), "the machine was ended");
+    site.start()?;
+    let said = site.run(["down", "--vms"])?;
+    println!("{said}");
+    ensure!(said.contains("web") && said.contains(&id) && said.contains("stopped"), "{said}");
+    ensure!(!said.contains("run"), "it is said that machines run: {said}");
+    ensure!(!runs(pid), "the machine runs on");
+    site.start().map(drop)
 }

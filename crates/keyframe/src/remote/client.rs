@@ -1,4 +1,5 @@
-//! Asking the manager over its REST interface; the only way in which commands on machines reach anything.
+//! Asking the manager over its REST interface; the only way in which commands on machines reach anything, but for machines that
+//! no manager knows ([`crate::strangers`]).
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
