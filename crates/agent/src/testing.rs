@@ -1,11 +1,13 @@
 //! A real agent in this process, with fake arrays, for tests of those who talk to agents. It can be crashed: from one
 //! moment on nothing that it does has an effect on arrays, machines or its files, whatever its threads still try.
 
+mod line;
 mod mortal;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use axum::middleware::from_fn_with_state;
 use keyframe_agent_api::{Fault, FaultKind};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +22,7 @@ use crate::images::Images;
 use crate::life::Life;
 use crate::paths::Paths;
 
+pub use line::{Line, Lost};
 pub use mortal::Mortal;
 
 /// What a test agent is made of.
@@ -44,6 +47,7 @@ impl Default for TestOptions {
 pub struct TestAgent {
     paths: Paths,
     life: Life,
+    line: Line,
     arrays: Vec<(String, Arc<FakeArray>)>,
     agent: Option<Arc<Agent>>,
     runtime: Option<Runtime>,
@@ -76,12 +80,14 @@ impl TestAgent {
         let agent = Agent::start(parts)?;
         let runtime = Runtime::new().map_err(|error| Fault::new(FaultKind::Internal, error.to_string()))?;
         let stop = CancellationToken::new();
+        let line = Line::default();
         let serving = {
             let _inside = runtime.enter();
-            Serving { router: router(Arc::clone(&agent)), unix: bind(&paths.agent_socket())?, remote: None }
+            let router = router(Arc::clone(&agent)).layer(from_fn_with_state(line.clone(), line::pass));
+            Serving { router, unix: bind(&paths.agent_socket())?, remote: None }
         };
         let served = Some(runtime.spawn(serve(serving, stop.clone())));
-        Ok(TestAgent { paths, life, arrays, agent: Some(agent), runtime: Some(runtime), stop, served })
+        Ok(TestAgent { paths, life, line, arrays, agent: Some(agent), runtime: Some(runtime), stop, served })
     }
 
     /// Where it is asked.
@@ -108,6 +114,11 @@ impl TestAgent {
     /// Its life: once it is ended, by a fault or by hand, the agent changes nothing more.
     pub fn life(&self) -> &Life {
         &self.life
+    }
+
+    /// The line on which it is called.
+    pub fn line(&self) -> &Line {
+        &self.line
     }
 
     /// As `kill -9`: nothing is cleaned up. Returns when its sockets are dead.

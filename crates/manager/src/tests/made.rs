@@ -2,6 +2,7 @@
 //! that hundreds of runs cost no more preparation than one.
 
 use std::path::Path;
+use std::time::Duration;
 
 use keyframe_model::agent::{Bytes, DiskId, MemoryState, SnapshotId, TemplateId, VmId};
 use keyframe_model::memory::Loader;
@@ -109,7 +110,8 @@ impl Mold {
         let dir = folder();
         copy(self.dir.path(), dir.path()).unwrap();
         let site = Site::on(dir, false).await;
-        let (agent, image) = (site.client(), site.image(9));
+        // Whatever is lost once is lost to the step that asks.
+        let (agent, image) = (site.client_with(Duration::ZERO), site.image(9));
         Made { site, agent, found: self.found.clone(), image }
     }
 }

@@ -102,7 +102,12 @@ impl Site {
 
     /// A client of its agent.
     pub(crate) fn client(&self) -> Agent {
-        Agent::new(&self.address(), Duration::from_secs(5)).unwrap()
+        self.client_with(Duration::from_secs(5))
+    }
+
+    /// One that repeats calls for so long.
+    pub(crate) fn client_with(&self, patience: Duration) -> Agent {
+        Agent::new(&self.address(), patience).unwrap()
     }
 
     /// A manager on it.

@@ -1,8 +1,10 @@
 //! A test for kinds of jobs: one call, and every step of a kind is run twice, fails before and after its effect, is undone once
-//! and twice, and the engine is killed at every point at which it could be. Whatever is done to a job, the world after it is
-//! either as after a job that nothing was done to, or as before.
+//! and twice, the engine is killed at every point at which it could be, and each call to the host is lost, or its answer is.
+//! Whatever is done to a job, the world after it is either as after a job that nothing was done to, or as before; and a host
+//! that is away for a while is no reason to fail.
 
 mod compare;
+mod loss;
 mod saboteur;
 
 use std::future::Future;
@@ -15,9 +17,12 @@ use keyframe_model::JobState;
 use serde_json::{Value, json};
 
 use self::compare::{difference, nameless, steady};
+use self::loss::losses;
 use self::saboteur::{Plot, Point, Sabotage, Saboteur, When};
 use super::tap::{NoTap, SharedTap};
 use super::{Engine, Kind, Limits, Registry};
+
+pub use self::loss::Loss;
 
 /// A world in which a job can run: a catalog, and what a kind's steps work on. Made anew for every run, always in the same way.
 #[async_trait]
@@ -41,6 +46,14 @@ pub trait World: Send + Sync {
     fn promised(&self, world: Value) -> Value {
         world
     }
+
+    /// What was asked of the host so far, in order; nothing, if the kind asks no host.
+    fn calls(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Has it lost from now on.
+    fn lose(&self, _loss: &Loss) {}
 }
 
 /// What was done.
@@ -50,6 +63,8 @@ pub struct Report {
     pub steps: usize,
     /// Records of a job that nothing is done to.
     pub records: usize,
+    /// What it asks of the host.
+    pub calls: usize,
     /// Jobs that were run.
     pub runs: usize,
 }
@@ -80,9 +95,9 @@ const LIMITS: Limits = Limits {
 /// Does all of it, and stops at the first violation.
 pub async fn check<W: World, F: Future<Output = W>>(make: impl Fn() -> F) -> Result<Report, Violation> {
     let calm = Sabotage::default();
-    let first = Run::of(&make().await, calm).await?;
+    let first = Run::of(&make().await, calm, None).await?;
     if first.job.state != JobState::Succeeded {
-        return Err(violation(calm, format!("fails undisturbed: {:?}, {:?}", first.job.error, first.job.left)));
+        return Err(violation(calm, None, format!("fails undisturbed: {:?}, {:?}", first.job.error, first.job.left)));
     }
     let mut kit = Kit { make, done: first.after.clone(), runs: 1 };
     let steps = first.steps;
@@ -94,7 +109,7 @@ pub async fn check<W: World, F: Future<Output = W>>(make: impl Fn() -> F) -> Res
                 let sabotage = Sabotage { twice, fail: Some((step, when)), ..calm };
                 let run = kit.check(sabotage).await?;
                 if run.job.state != JobState::Succeeded {
-                    undone = Some((step, run.records));
+                    undone = Some((step, run.records, run.calls, run.turned));
                 }
             }
         }
@@ -106,8 +121,19 @@ pub async fn check<W: World, F: Future<Output = W>>(make: impl Fn() -> F) -> Res
         kit.check(Sabotage { kill: Some(Point::Record(record)), ..calm }).await?;
         kit.check(Sabotage { cancel: Some(record), ..calm }).await?;
     }
+    for loss in losses(&first.calls, 0) {
+        let run = kit.judge(calm, Some(&loss)).await?;
+        if run.job.state != JobState::Succeeded {
+            let what = format!("a host that is away makes it fail: {:?}", run.job.error);
+            return Err(violation(calm, Some(&loss), what));
+        }
+        let result = |of: &Run| nameless(json!(of.job.result));
+        if let Some(difference) = difference(&result(&first), &result(&run)) {
+            return Err(violation(calm, Some(&loss), format!("what came of it is told otherwise: {difference}")));
+        }
+    }
     // The last step that can be undone at all undoes everything before it, too.
-    if let Some((last, records)) = undone {
+    if let Some((last, records, calls, turned)) = undone {
         let fail = Some((last, When::AfterEffect));
         for record in last + 1..records {
             kit.check(Sabotage { fail, kill: Some(Point::Record(record)), ..calm }).await?;
@@ -115,8 +141,11 @@ pub async fn check<W: World, F: Future<Output = W>>(make: impl Fn() -> F) -> Res
         for step in 0..=last {
             kit.check(Sabotage { fail, kill: Some(Point::Undone(step)), ..calm }).await?;
         }
+        for loss in losses(&calls, turned) {
+            kit.judge(Sabotage { fail, ..calm }, Some(&loss)).await?;
+        }
     }
-    Ok(Report { steps, records: first.records, runs: kit.runs })
+    Ok(Report { steps, records: first.records, calls: first.calls.len(), runs: kit.runs })
 }
 
 struct Kit<M> {
@@ -130,11 +159,22 @@ impl<M> Kit<M> {
     where
         M: Fn() -> F,
     {
+        self.judge(sabotage, None).await
+    }
+
+    async fn judge<W: World, F: Future<Output = W>>(
+        &mut self,
+        sabotage: Sabotage,
+        loss: Option<&Loss>,
+    ) -> Result<Run, Violation>
+    where
+        M: Fn() -> F,
+    {
         self.runs += 1;
         let world = (self.make)().await;
-        let run = Run::of(&world, sabotage).await?;
+        let run = Run::of(&world, sabotage, loss).await?;
         if !run.job.left.is_empty() {
-            return Err(violation(sabotage, format!("the job leaves something behind: {:?}", run.job.left)));
+            return Err(violation(sabotage, loss, format!("the job leaves something behind: {:?}", run.job.left)));
         }
         let (as_what, difference) = match run.job.state {
             JobState::Succeeded => {
@@ -148,6 +188,7 @@ impl<M> Kit<M> {
         if let Some(difference) = difference {
             return Err(violation(
                 sabotage,
+                loss,
                 format!("the job has {:?}, but the world is not {as_what}: {difference}", run.job.state),
             ));
         }
@@ -162,22 +203,30 @@ struct Run {
     job: Job,
     steps: usize,
     records: usize,
+    calls: Vec<String>,
+    /// Of the calls, those before a step failed.
+    turned: usize,
 }
 
 impl Run {
-    async fn of<W: World>(world: &W, sabotage: Sabotage) -> Result<Run, Violation> {
-        match tokio::time::timeout(PATIENCE, Run::make(world, sabotage)).await {
-            Ok(run) => run.map_err(|what| violation(sabotage, what)),
-            Err(_) => Err(violation(sabotage, "the job is stuck".to_owned())),
+    async fn of<W: World>(world: &W, sabotage: Sabotage, loss: Option<&Loss>) -> Result<Run, Violation> {
+        match tokio::time::timeout(PATIENCE, Run::make(world, sabotage, loss)).await {
+            Ok(run) => run.map_err(|what| violation(sabotage, loss, what)),
+            Err(_) => Err(violation(sabotage, loss, "the job is stuck".to_owned())),
         }
     }
 
-    async fn make<W: World>(world: &W, sabotage: Sabotage) -> Result<Run, String> {
+    async fn make<W: World>(world: &W, sabotage: Sabotage, loss: Option<&Loss>) -> Result<Run, String> {
         let before = look(world).await?;
+        let asked = world.calls().len();
+        if let Some(loss) = loss {
+            world.lose(loss);
+        }
         let plot = Plot::new(sabotage);
         let tap: SharedTap = Arc::new(Saboteur(plot.clone()));
         let engine = Engine::tapped(world.catalog().clone(), Registry::new().with(world.kind()), LIMITS, tap);
         let id = engine.submit::<W::Kind>("kit", world.order()).await.map_err(|e| format!("cannot begin: {e}"))?;
+        let mut turned = 0;
         let job = loop {
             tokio::select! {
                 job = engine.wait(id) => {
@@ -194,6 +243,10 @@ impl Run {
                     }
                     plot.go_on.add_permits(1);
                 }
+                () = plot.fails.notified() => {
+                    turned = world.calls().len() - asked;
+                    plot.go_on.add_permits(1);
+                }
                 () = plot.killed.notified() => {
                     engine.stop().await;
                     let kinds = Registry::new().with(world.kind());
@@ -207,11 +260,12 @@ impl Run {
         };
         engine.stop().await;
         let job = job.map_err(|e| format!("the job cannot be read: {e}"))?;
+        let calls = world.calls().split_off(asked);
         let after = look(world).await?;
         at_rest(&after)?;
         let fail = |e: keyframe_catalog::Error| format!("the catalog: {e}");
         let steps = world.catalog().read().await.map_err(fail)?.steps(id).await.map_err(fail)?.len();
-        Ok(Run { before, after, job, steps, records: plot.records() })
+        Ok(Run { before, after, job, steps, records: plot.records(), calls, turned })
     }
 }
 
@@ -222,7 +276,7 @@ async fn look<W: World>(world: &W) -> Result<Value, String> {
 }
 
 /// Nothing is locked, nothing is in the middle of anything.
-fn at_rest(world: &Value) -> Result<(), String> {
+pub(crate) fn at_rest(world: &Value) -> Result<(), String> {
     let catalog = &world["catalog"];
     if let Some(lock) = catalog["locks"].as_array().and_then(|locks| locks.first()) {
         return Err(format!("a lock is left: {lock}"));
@@ -238,8 +292,13 @@ fn at_rest(world: &Value) -> Result<(), String> {
     Ok(())
 }
 
-fn violation(sabotage: Sabotage, what: String) -> Violation {
-    Violation { scenario: sabotage.to_string(), what }
+fn violation(sabotage: Sabotage, loss: Option<&Loss>, what: String) -> Violation {
+    let scenario = match loss {
+        None => sabotage.to_string(),
+        Some(loss) if sabotage == Sabotage::default() => loss.to_string(),
+        Some(loss) => format!("{sabotage}, {loss}"),
+    };
+    Violation { scenario, what }
 }
 
 impl std::fmt::Display for Sabotage {

@@ -54,6 +54,8 @@ pub(super) struct Plot {
     pub(super) killed: Notify,
     /// Where the job is to be cancelled, it waits until that has happened.
     pub(super) cancels: Notify,
+    /// Where a step is to fail, it waits until that is noticed.
+    pub(super) fails: Notify,
     pub(super) go_on: Semaphore,
 }
 
@@ -67,6 +69,7 @@ impl Plot {
             records: AtomicUsize::new(0),
             killed: Notify::new(),
             cancels: Notify::new(),
+            fails: Notify::new(),
             go_on: Semaphore::new(0),
         })
     }
@@ -82,8 +85,16 @@ impl Plot {
         }
     }
 
-    fn fails(&self, index: usize, when: When) -> Result<()> {
+    async fn wait(&self, for_what: &Notify) {
+        for_what.notify_one();
+        if let Ok(permit) = self.go_on.acquire().await {
+            permit.forget();
+        }
+    }
+
+    async fn fails(&self, index: usize, when: When) -> Result<()> {
         if self.sabotage.fail == Some((index, when)) && !self.failed.swap(true, Ordering::SeqCst) {
+            self.wait(&self.fails).await;
             return Err(Error::new(ErrorKind::Internal, format!("step {index} is made to fail ({when:?})")));
         }
         Ok(())
@@ -100,10 +111,7 @@ impl Tap for Saboteur {
     async fn recorded(&self, _job: JobId, _what: &str) {
         let record = self.0.records.fetch_add(1, Ordering::SeqCst);
         if self.0.sabotage.cancel == Some(record) {
-            self.0.cancels.notify_one();
-            if let Ok(permit) = self.0.go_on.acquire().await {
-                permit.forget();
-            }
+            self.0.wait(&self.0.cancels).await;
         }
         self.0.reach(Point::Record(record)).await;
     }
@@ -122,12 +130,12 @@ impl Step for Wrapped {
     }
 
     async fn run(&self, cx: &Context) -> Result<Value> {
-        self.plot.fails(self.index, When::BeforeEffect)?;
+        self.plot.fails(self.index, When::BeforeEffect).await?;
         if self.plot.sabotage.twice {
             self.inner.run(cx).await?;
         }
         let output = self.inner.run(cx).await?;
-        self.plot.fails(self.index, When::AfterEffect)?;
+        self.plot.fails(self.index, When::AfterEffect).await?;
         self.plot.reach(Point::Effect(self.index)).await;
         Ok(output)
     }
