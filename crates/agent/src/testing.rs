@@ -1,6 +1,7 @@
 //! A real agent in this process, with fake arrays, for tests of those who talk to agents. It can be crashed: from one
 //! moment on nothing that it does has an effect on arrays, machines or its files, whatever its threads still try.
 
+mod dice;
 mod line;
 mod mortal;
 
@@ -22,6 +23,8 @@ use crate::images::Images;
 use crate::life::Life;
 use crate::paths::Paths;
 
+pub use dice::Dice;
+pub(crate) use dice::Fate;
 pub use line::{Line, Lost};
 pub use mortal::Mortal;
 

@@ -1,5 +1,6 @@
 //! The manager with a real agent in this process, whose arrays and machines are fakes.
 
+mod chance;
 mod dry_runs;
 mod image;
 mod kinds;

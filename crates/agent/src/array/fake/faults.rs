@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use crate::Result;
 use crate::fault::fault;
 use crate::life::Life;
+use crate::testing::{Dice, Fate};
 
 /// On which side of its effect a call goes wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,6 +38,7 @@ struct Plan {
 #[derive(Default, Debug)]
 struct State {
     plans: Vec<Plan>,
+    dice: Option<(Dice, usize)>,
     slow: Duration,
     full: bool,
     endless: bool,
@@ -69,6 +71,11 @@ impl Faults {
         self.plan(call, nth, when, What::Die);
     }
 
+    /// From now on chance decides: one call of so many fails before or after its effect, is slow, or the agent dies there.
+    pub fn seeded(&self, dice: Dice, one_of: usize) {
+        self.state.lock().dice = Some((dice, one_of));
+    }
+
     /// Every call takes so much longer.
     pub fn slow(&self, by: Duration) {
         self.state.lock().slow = by;
@@ -89,10 +96,11 @@ impl Faults {
         self.state.lock().calls.clone()
     }
 
-    /// Forgets all plans.
+    /// Forgets all plans, and chance.
     pub fn clear(&self) {
         let mut state = self.state.lock();
         state.plans.clear();
+        state.dice = None;
         state.slow = Duration::ZERO;
         state.full = false;
         state.endless = false;
@@ -139,7 +147,16 @@ impl Faults {
             }
             plan.left > 0
         });
-        (due, state.slow)
+        let when = |after| if after { When::After } else { When::Before };
+        let mut draw = |after, what| due.push(Plan { call: call.to_owned(), left: 0, when: when(after), what });
+        let mut slow = state.slow;
+        match state.dice.as_mut().map_or(Fate::Fine, |(dice, one_of)| dice.fate(*one_of)) {
+            Fate::Fine => {}
+            Fate::Slow(by) => slow += by,
+            Fate::Fail(after, kind) => draw(after, What::Fail(kind)),
+            Fate::Die(after) => draw(after, What::Die),
+        }
+        (due, slow)
     }
 
     fn meet(&self, call: &str, due: &[Plan], when: When) -> Result<()> {

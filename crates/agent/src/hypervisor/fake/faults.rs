@@ -7,6 +7,8 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::Result;
 use crate::hypervisor::Cancel;
+use crate::life::Life;
+use crate::testing::{Dice, Fate};
 
 /// On which side of its effect a call goes wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,10 +19,11 @@ pub enum When {
     After,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum What {
     Fail(FaultKind),
     Hang,
+    Die(Life),
 }
 
 #[derive(Clone, Debug)]
@@ -34,6 +37,7 @@ struct Plan {
 #[derive(Default)]
 struct State {
     plans: Vec<Plan>,
+    chance: Option<(Dice, usize, Life)>,
     slow: Duration,
     full: bool,
     calls: Vec<String>,
@@ -60,6 +64,12 @@ impl Faults {
         self.plan(call, nth, when, What::Hang);
     }
 
+    /// From now on chance decides: one call of so many fails before or after its effect, is slow, or the agent whose life that
+    /// is dies there.
+    pub fn seeded(&self, dice: Dice, one_of: usize, life: &Life) {
+        self.state.lock().chance = Some((dice, one_of, life.clone()));
+    }
+
     /// Every call takes so much longer.
     pub fn slow(&self, by: Duration) {
         self.state.lock().slow = by;
@@ -75,10 +85,11 @@ impl Faults {
         self.state.lock().calls.clone()
     }
 
-    /// Forgets all plans; what hangs fails.
+    /// Forgets all plans, and chance; what hangs fails.
     pub fn clear(&self) {
         let mut state = self.state.lock();
         state.plans.clear();
+        state.chance = None;
         state.slow = Duration::ZERO;
         state.full = false;
         self.changed.notify_all();
@@ -111,7 +122,18 @@ impl Faults {
                 }
                 plan.left > 0
             });
-            (due, state.slow)
+            let when = |after| if after { When::After } else { When::Before };
+            let mut draw = |after, what| due.push(Plan { call: call.to_owned(), left: 0, when: when(after), what });
+            let mut slow = state.slow;
+            if let Some((dice, one_of, life)) = state.chance.as_mut() {
+                match dice.fate(*one_of) {
+                    Fate::Fine => {}
+                    Fate::Slow(by) => slow += by,
+                    Fate::Fail(after, kind) => draw(after, What::Fail(kind)),
+                    Fate::Die(after) => draw(after, What::Die(life.clone())),
+                }
+            }
+            (due, slow)
         };
         std::thread::sleep(slow);
         self.meet(call, &due, When::Before, cancel)?;
@@ -121,9 +143,13 @@ impl Faults {
     }
 
     fn meet(&self, call: &str, due: &[Plan], when: When, cancel: Option<&dyn Cancel>) -> Result<()> {
-        match due.iter().find(|plan| plan.when == when).map(|plan| plan.what) {
-            Some(What::Fail(kind)) => Err(Fault::new(kind, format!("{call}: a planned failure"))),
+        match due.iter().find(|plan| plan.when == when).map(|plan| &plan.what) {
+            Some(What::Fail(kind)) => Err(Fault::new(*kind, format!("{call}: a planned failure"))),
             Some(What::Hang) => Err(self.hung(call, cancel)),
+            Some(What::Die(life)) => {
+                life.end();
+                life.check()
+            }
             None => Ok(()),
         }
     }
