@@ -21,7 +21,7 @@
 //! | `POST /v1/memory/{snapshot}/store` | | [`InstantReport`](crate::InstantReport) of a machine that was given up |
 //! | `POST /v1/memory/{snapshot}/drop` | | ends what was given up for it; what is stored stays |
 //! | `POST /v1/memory/{snapshot}/compress` | | [`MemoryInfo`](crate::MemoryInfo) |
-//! | `POST /v1/memory/{snapshot}/verify` | | [`MemoryState`](crate::MemoryState) |
+//! | `POST /v1/memory/{snapshot}/verify` | | [`MemoryState`](crate::MemoryState); ends with its connection |
 //! | `GET /v1/memory/{snapshot}/progress` | | [`WorkProgress`](crate::WorkProgress) of either |
 //! | `GET /v1/vms` | | `[VmStatus]` |
 //! | `GET /v1/vms/{vm}` | | [`VmStatus`](crate::VmStatus) |

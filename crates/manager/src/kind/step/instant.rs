@@ -127,3 +127,24 @@ impl Step for Instant {
         vec![Leftover::Instant { snapshot: self.snapshot, volumes: self.wish.volumes.clone() }]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::Error;
+
+    #[tokio::test]
+    async fn only_a_host_that_is_busy_is_asked_again() {
+        let asked = AtomicUsize::new(0);
+        let answer = async |kind: ErrorKind| match asked.fetch_add(1, Ordering::SeqCst) {
+            0 | 1 => Err(Error::new(kind, "not yet")),
+            nth => Ok(nth),
+        };
+        assert_eq!(once_free(|| answer(ErrorKind::Busy)).await.unwrap(), 2);
+        asked.store(0, Ordering::SeqCst);
+        let refused = once_free(|| answer(ErrorKind::Unreachable)).await.unwrap_err();
+        assert_eq!((refused.kind, asked.load(Ordering::SeqCst)), (ErrorKind::Unreachable, 1));
+    }
+}
