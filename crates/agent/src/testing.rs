@@ -7,6 +7,7 @@ mod mortal;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::middleware::from_fn_with_state;
 use keyframe_agent_api::{Fault, FaultKind};
@@ -45,6 +46,9 @@ impl Default for TestOptions {
         TestOptions { arrays: vec![array("fake"), array("fake2")], proc: "/proc".into() }
     }
 }
+
+/// Longer than a fake driver takes for anything.
+const LAST_EFFECTS: Duration = Duration::from_millis(500);
 
 /// A running test agent. Dropping it crashes it.
 pub struct TestAgent {
@@ -137,8 +141,9 @@ impl TestAgent {
                 served.abort();
                 drop(runtime.block_on(served));
             }
-            // Threads that wait in a driver end by themselves; what they do then has no effect.
-            runtime.shutdown_background();
+            // What a driver is in the middle of has its effect before the next agent looks. Threads that wait in one end by
+            // themselves; what they do then has no effect.
+            runtime.shutdown_timeout(LAST_EFFECTS);
         }
         if let Some(agent) = self.agent.take() {
             // A dead process's connections are closed, too.

@@ -44,6 +44,7 @@ fn seeds() -> std::ops::Range<u64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_ordered_and_whatever_fails_nothing_is_lost_or_left() {
     for seed in seeds() {
+        println!("seed {seed}");
         let mut world = World::new(seed).await;
         if let Err(what) = world.play().await {
             panic!("seed {seed}: {what}, after\n  {}", world.orders.join("\n  "));
