@@ -3,6 +3,7 @@
 //! Machines outlive it: they are processes of their own, and their disks wait for the exports to come back.
 
 use std::ffi::OsString;
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,6 +65,11 @@ pub struct HeldPool {
 /// Runs until SIGTERM or SIGINT. The caller has set up the log. What `beside` returns lives from when everything is served
 /// until the pools are closed.
 pub fn run<G>(options: &RunOptions, beside: impl FnOnce(&[HeldPool]) -> Result<G>) -> Result<()> {
+    let paths =
+        Paths::of(&std::path::absolute(&options.data).map_err(|error| of_io("find the data directory", &error))?);
+    paths.make()?;
+    // Until the process ends, and no sooner: calls that still wait have the pools open that the next agent is to open.
+    let _lock = ManuallyDrop::new(pid_file::hold(&paths.pid_file(), "agent")?);
     let runtime = tokio::runtime::Runtime::new().map_err(|error| of_io("start the runtime", &error))?;
     let done = runtime.block_on(async {
         let stop = CancellationToken::new();
@@ -73,7 +79,7 @@ pub fn run<G>(options: &RunOptions, beside: impl FnOnce(&[HeldPool]) -> Result<G
             notify_ready();
             Ok(beside)
         };
-        let result = run_until(options, stop, ready).await;
+        let result = run_until(options, &paths, stop, ready).await;
         signals.abort();
         result
     });
@@ -104,19 +110,16 @@ fn notify_ready() {
 }
 
 /// Runs until `stop`; `ready` is called when everything is served, and what it returns lives until the pools are closed.
-pub async fn run_until<G>(
+async fn run_until<G>(
     options: &RunOptions,
+    paths: &Paths,
     stop: CancellationToken,
     ready: impl FnOnce(&[HeldPool]) -> Result<G>,
 ) -> Result<()> {
-    let data = std::path::absolute(&options.data).map_err(|error| of_io("find the data directory", &error))?;
-    let paths = Paths::of(&data);
-    paths.make()?;
-    let _lock = pid_file::hold(&paths.pid_file(), "agent")?;
     let (config, helper, places) = (options.config.clone(), options.helper.clone(), paths.clone());
     let started = tokio::task::spawn_blocking(move || start(&places, &config, helper)).await;
     let (agent, pools) = started.unwrap_or_else(|_| Err(crate::agent::panicked()))?;
-    let served = serve_until(&agent, &paths, &options.config, stop, || ready(&pools)).await;
+    let served = serve_until(&agent, paths, &options.config, stop, || ready(&pools)).await;
     drop(pools);
     let stopped = tokio::task::spawn_blocking(move || agent.stop()).await;
     std::fs::remove_file(paths.agent_socket()).unwrap_or(());

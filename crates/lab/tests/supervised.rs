@@ -37,6 +37,25 @@ fn who_was_killed_is_there_again_within_seconds_and_machines_run_on() -> Result<
     site.wait_until_at_rest()
 }
 
+/// A call that waits for a guest holds the pool open for a moment after its agent was told to end.
+#[test]
+fn who_comes_next_waits_until_the_last_one_has_let_go_of_the_pool() -> Result<()> {
+    let site = Site::up(&scratch::keyframe()?, &SiteOptions::default())?;
+    site.run(["vm", "create", "web", "--memory", "32M", "--disk", "size=8M", "--nic", "none", "--start"])?;
+    // It has no system that would obey.
+    let order = ["vm", "stop", "web", "--deadline", "10s", "--no-wait"];
+    site.run(order)?;
+    let waits = |job: &serde_json::Value| job["kind"] == "vm-stop" && job["state"] == "running";
+    site.wait_until(SECONDS, || {
+        let jobs = site.json(["job", "list"])?;
+        ensure!(jobs.as_array().is_some_and(|jobs| jobs.iter().any(waits)), "it is not being stopped: {jobs}");
+        Ok(())
+    })?;
+    site.kill(Role::Supervisor)?;
+    site.start()?;
+    site.wait_until_at_rest()
+}
+
 #[test]
 fn systemd_understands_our_units() -> Result<()> {
     let systemd = Command::new("systemd-analyze").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
