@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 
 use common::{Sandbox, Server, text, wait_for};
+use rustix::process::Signal;
 
 fn furnished(sandbox: &Sandbox) -> Server<'_> {
     let server = sandbox.serve();
@@ -31,13 +32,13 @@ fn it_says_when_it_is_ready() {
 
 #[test]
 fn it_ends_in_order_on_every_polite_signal() {
-    for signal in ["TERM", "INT", "HUP"] {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let sandbox = Sandbox::new();
         let server = furnished(&sandbox);
         server.io("web", &["write -P 2 4M 1M"]);
         server.end(signal);
         let info = sandbox.offline(&["volume", "show", "web", "--json"]).json();
-        assert_eq!(info["referenced"], 2 << 20, "{signal}");
+        assert_eq!(info["referenced"], 2 << 20, "{signal:?}");
     }
 }
 

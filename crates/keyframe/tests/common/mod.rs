@@ -10,6 +10,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::fs::SeekFrom;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -208,27 +209,26 @@ impl<'a> Server<'a> {
         UnixStream::connect(self.sandbox.path("control")).unwrap()
     }
 
-    fn signal(&self, name: &str) {
-        let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
-        assert!(status.success());
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// Asks it to end, and expects it to end well.
     #[track_caller]
     pub(crate) fn stop(self) {
-        self.end("TERM");
+        self.end(Signal::TERM);
     }
 
     /// Asks it to end by this signal, and expects it to end well.
     #[track_caller]
-    pub(crate) fn end(mut self, signal: &str) {
+    pub(crate) fn end(mut self, signal: Signal) {
         self.signal(signal);
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
     }
 
     /// As a power failure would.
     pub(crate) fn kill(mut self) {
-        self.signal("KILL");
+        self.signal(Signal::KILL);
         self.child.wait().unwrap();
     }
 }
