@@ -234,17 +234,23 @@ mod tests {
 
     #[test]
     fn pages_of_ones_own_are_told_from_those_of_zeros() {
-        // Three huge pages, so that a whole one lies within wherever this begins.
-        let mut memory = vec![0_u8; 3 * HUGE as usize];
-        let start = (memory.as_ptr() as u64).next_multiple_of(4096);
-        let skip = (start - memory.as_ptr() as u64) as usize;
-        let own = memory.as_mut_ptr().wrapping_add(skip).cast();
-        // SAFETY: the range is within the vector, and what is advised changes no byte of it.
-        unsafe { rustix::mm::madvise(own, 64 * 4096, rustix::mm::Advice::LinuxNoHugepage) }.expect("advise");
-        let read: u64 = (0..64).map(|n| u64::from(memory[skip + n * 4096])).sum();
+        use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+        const LENGTH: usize = 64 * 4096;
+
+        // Of the kernel's own, because an allocator may give what was in use before.
+        // SAFETY: nothing else is mapped there, nobody else knows of it, and what is advised changes no byte of it.
+        let memory = unsafe {
+            let at =
+                mmap_anonymous(std::ptr::null_mut(), LENGTH, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+            let at = at.expect("map");
+            madvise(at, LENGTH, Advice::LinuxNoHugepage).expect("advise");
+            std::slice::from_raw_parts_mut(at.cast::<u8>(), LENGTH)
+        };
+        let start = memory.as_ptr() as u64;
+        let read: u64 = (0..64).map(|n| u64::from(memory[n * 4096])).sum();
         assert_eq!(read, 0);
         for n in [10, 11, 20] {
-            memory[skip + n * 4096] = 1;
+            memory[n * 4096] = 1;
         }
         let page = |n: u64| start + n * 4096;
         let pages = File::open("/proc/self/pagemap").expect("pagemap");
@@ -253,5 +259,7 @@ mod tests {
             // An older kernel; it has no such pages to gather.
             Err(e) => assert_eq!(e.raw_os_error(), Some(libc::ENOTTY), "{e}"),
         }
+        // SAFETY: nobody reads it any more.
+        unsafe { munmap(memory.as_mut_ptr().cast(), LENGTH) }.expect("unmap");
     }
 }
