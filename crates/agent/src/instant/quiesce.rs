@@ -7,7 +7,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use keyframe_agent_api::{FaultKind, GuestAnswer, Power, Quiesce, TakeInstant, VmId};
-use keyframe_nbd::gate::GateSet;
+use keyframe_nbd::gate::{GateError, GateSet};
 
 use crate::Result;
 use crate::fault::{fault, of_gate};
@@ -22,6 +22,8 @@ const SILENCE: Duration = Duration::from_millis(200);
 const LONGER_SILENCE: Duration = Duration::from_millis(600);
 /// So long may programs write on which write past file systems, until they come to need one.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// What a write that was under way before may still take. File systems that are frozen have none.
+const UNDER_WAY: Duration = Duration::from_millis(300);
 /// A write that is heard is let go at once.
 const LONGEST_HOLD: Duration = Duration::from_secs(1);
 
@@ -95,11 +97,16 @@ fn fall_silent(gates: &GateSet) -> Result<bool> {
         let (tell, heard) = channel();
         // Nobody listens any more to those that come after the first.
         let hold = gates.arm(LONGEST_HOLD, move || tell.send(()).unwrap_or(())).map_err(|error| of_gate(&error))?;
-        let heard = heard.recv_timeout(silence);
-        drop(hold);
-        if heard == Err(RecvTimeoutError::Timeout) {
+        // Who waits for a write that is under way on a slow disk writes nothing new, which is no silence.
+        let ended = match hold.drain(UNDER_WAY) {
+            Ok(()) => true,
+            Err(GateError::InFlight) => false,
+            Err(error) => return Err(of_gate(&error)),
+        };
+        if ended && heard.recv_timeout(silence) == Err(RecvTimeoutError::Timeout) {
             return Ok(true);
         }
+        drop(hold);
         silence = LONGER_SILENCE;
     }
     Ok(false)
