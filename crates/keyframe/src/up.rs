@@ -33,10 +33,8 @@ pub(crate) fn up(output: &Output, args: &UpArgs) -> Result<()> {
         return supervise::run(&data);
     }
     let log = data.join("keyframe.log");
-    let was_up = pid_file::holder(&own_pid_file(&paths)).is_some();
-    if was_up {
-        wait_until_ready(&data)?;
-    } else {
+    let was_up = comes_up(&data, &own_pid_file(&paths))?;
+    if !was_up {
         // Those of a supervisor before may be about to end, and answer still.
         let ours = |pid| [socket(&data), paths.agent_socket()].iter().all(|socket| daemon::answers(socket, pid));
         daemon::start("up", &data, &log, |pid| ours(pid) && ready(&data).is_some())?;
@@ -45,13 +43,17 @@ pub(crate) fn up(output: &Output, args: &UpArgs) -> Result<()> {
     tell(output, &data, &log, was_up, &host)
 }
 
-fn wait_until_ready(data: &Path) -> Result<()> {
+/// Whether it is up, or is about to be. One that was killed may not be gone yet: that one never answers.
+fn comes_up(data: &Path, pid_file: &Path) -> Result<bool> {
     let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while ready(data).is_none() {
+    while pid_file::holder(pid_file).is_some() {
+        if ready(data).is_some() && pid_file::holder(pid_file).is_some() {
+            return Ok(true);
+        }
         anyhow::ensure!(std::time::Instant::now() < until, "it runs, but does not answer; see keyframe.log");
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
-    Ok(())
+    Ok(false)
 }
 
 /// The local host, once manager and agent both answer.
