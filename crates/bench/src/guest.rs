@@ -42,7 +42,14 @@ pub(crate) fn first_tick(console: &Console, from: Mark, mut wanted: impl FnMut(u
     console.find(from, PATIENCE, "a tick", |at, line| number_after(TICK, line).filter(|n| wanted(*n)).map(|_| at))
 }
 
-/// The longest time from one tick to the next, from the mark until the first tick after now.
+/// A mark with a tick behind it, so that a silence that begins at once is heard from its beginning.
+pub(crate) fn listen(console: &Console) -> Result<Mark> {
+    let from = console.mark();
+    tick(console)?;
+    Ok(from)
+}
+
+/// The longest time from one tick to the next, from the mark of [`listen`] until the first tick after now.
 pub(crate) fn silence(console: &Console, from: Mark) -> Result<Duration> {
     let now = Instant::now();
     let (mut last, mut longest) = (None, Duration::ZERO);
@@ -75,6 +82,26 @@ pub(crate) fn fill(mib: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_silence_that_begins_at_once_is_heard() {
+        let (read, mut write) = std::io::pipe().expect("a pipe");
+        let console = &Console::follow(read);
+        let longest = std::thread::scope(|scope| {
+            let ready = scope.spawn(|| listen(console));
+            while !ready.is_finished() {
+                writeln!(write, "TICK 1").expect("say");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let from = ready.join().expect("no panic").expect("a tick came");
+            std::thread::sleep(Duration::from_millis(80));
+            let longest = scope.spawn(move || silence(console, from));
+            std::thread::sleep(Duration::from_millis(20));
+            writeln!(write, "TICK 2").expect("say");
+            longest.join().expect("no panic").expect("a tick came")
+        });
+        assert!(longest >= Duration::from_millis(50), "{longest:?}");
+    }
 
     #[test]
     fn silence_is_the_longest_gap_and_ends_with_the_next_tick() {

@@ -13,7 +13,7 @@ use super::super::Bench;
 use super::virsh::{Domain, Libvirt};
 use super::{busy, site, size, time, timed};
 use crate::figure::Figure;
-use crate::guest::{first_tick, silence, tick};
+use crate::guest::{first_tick, listen, silence, tick};
 use crate::report::{Report, Row};
 
 const LARGEST: u64 = 1024;
@@ -91,8 +91,8 @@ impl<'a> Trial<'a> {
         let name = format!("s{round}");
         let counts = round > 0;
         let console = self.side.console();
+        let from = listen(console)?;
         let now = tick(console)?;
-        let from = console.mark();
         let (_, taken) = timed(|| self.side.take(&name)).context("take a snapshot with memory")?;
         let silence = silence(console, from)?.as_secs_f64();
         if counts {

@@ -12,7 +12,7 @@ use super::super::Bench;
 use super::{busy, calm, reported, site, size, time, timed};
 use crate::ask::Server;
 use crate::figure::Unit;
-use crate::guest::{PATIENCE, first_tick, silence, tick};
+use crate::guest::{PATIENCE, first_tick, listen, silence, tick};
 use crate::report::{Report, Row, Target};
 
 /// MiB of RAM, and the longest median pause of its guest in seconds.
@@ -62,7 +62,7 @@ impl Subject<'_> {
         let (mut pauses, mut ready, mut silences) = (Vec::new(), Vec::new(), Vec::new());
         for n in 0..=self.rounds {
             let name = self.machine.at(&format!("s{n}"));
-            let from = console.mark();
+            let from = listen(console)?;
             let (_, seconds) = timed(|| self.site.json(["snapshot", "create", &name, "--memory"]))?;
             let gap = silence(console, from)?;
             if n > 0 {
@@ -138,7 +138,7 @@ impl Subject<'_> {
         let console = self.machine.console();
         let (mut output, mut after, mut silences) = (Vec::new(), Vec::new(), Vec::new());
         for n in 0..=self.rounds {
-            let from = console.mark();
+            let from = listen(console)?;
             let fork = self.fork(&self.machine.name, &format!("l{}-{n}", self.mib))?;
             if n > 0 {
                 output.push(fork.output.as_secs_f64());

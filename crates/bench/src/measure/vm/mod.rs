@@ -52,7 +52,7 @@ fn time(values: impl IntoIterator<Item = f64>) -> Figure {
 fn calm(console: &keyframe_lab::console::Console, rounds: usize, length: Duration) -> Result<Figure> {
     let mut values = Vec::new();
     for _ in 0..rounds {
-        let from = console.mark();
+        let from = guest::listen(console)?;
         std::thread::sleep(length);
         values.push(guest::silence(console, from)?.as_secs_f64());
     }
