@@ -163,7 +163,8 @@ pub struct FixedIdentity {
     pub macs: Option<bool>,
     /// The clock is set.
     pub clock: Option<bool>,
-    /// The cables that its machine says are in are in. They stay out while the guest has the addresses of the other one.
+    /// The cables of a copy, one that was given a name or addresses, that its machine says are in are in. They stay out while the
+    /// guest has the addresses of the other one.
     pub plugged: bool,
     /// What went wrong, for people.
     pub complaints: Vec<String>,

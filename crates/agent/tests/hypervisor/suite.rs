@@ -144,7 +144,10 @@ fn freezing(bench: &dyn Bench, vm: VmId) -> Result<()> {
     kind(driver.thaw(vm), FaultKind::Guest)?;
     let fixed = driver.fix_identity(vm, &GuestIdentity { clock: true, ..GuestIdentity::default() }, PATIENCE)?;
     ensure!(fixed.agent && fixed.clock == Some(true) && fixed.complaints.is_empty(), "{fixed:?}");
-    ensure!(fixed.plugged, "nobody says that its cables are in: {fixed:?}");
+    ensure!(!fixed.plugged, "the cables of what is no copy are nobody's business: {fixed:?}");
+    let identity = GuestIdentity { host_name: Some("copy".into()), ..GuestIdentity::default() };
+    let fixed = driver.fix_identity(vm, &identity, PATIENCE)?;
+    ensure!(fixed.plugged && fixed.host_name == Some(true), "nobody says that its cables are in: {fixed:?}");
     Ok(())
 }
 

@@ -407,7 +407,8 @@ impl Hypervisor for Fake {
             let agent = *slot.mood.lock() != Mood::Silent;
             let done = *slot.mood.lock() == Mood::Willing;
             let macs = (!identity.macs.is_empty()).then_some(done);
-            let plugged = agent && macs != Some(false);
+            let copied = identity.host_name.is_some() || !identity.macs.is_empty();
+            let plugged = agent && copied && macs != Some(false);
             self.change(slot, |machine| {
                 machine.identity = done.then(|| identity.clone()).or(machine.identity.take());
                 if plugged {

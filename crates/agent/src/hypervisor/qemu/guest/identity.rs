@@ -56,7 +56,7 @@ pub(in super::super) fn fix(slot: &Slot, identity: &GuestIdentity, deadline: Dur
     if let Some(name) = &identity.host_name {
         fixed.host_name = note("host name", run(&mut agent, NAME, &[name], until));
     }
-    if fixed.macs != Some(false) {
+    if copied && fixed.macs != Some(false) {
         plug(slot, &live)?;
         fixed.plugged = true;
     }
