@@ -138,6 +138,23 @@ fn every_command_explains_itself() {
     assert!(sandbox.path("pages/keyframe.1").exists());
 }
 
+/// What stands under a heading is there for every command that has it.
+#[test]
+fn common_options_are_common() {
+    const COMMON: [&str; 6] = ["--json", "--quiet", "--server", "--data", "--pool", "--control"];
+    let sandbox = Sandbox::empty();
+    for command in COMMANDS {
+        let line: Vec<&str> = command.split(' ').chain(["--help"]).collect();
+        let help = sandbox.bare(&line).good();
+        let common = help.split_once("\nCommon options:\n").map_or("", |(_, after)| after);
+        let starts = |line: &&str| line.trim_start().starts_with(['-', '<', '[']) && !line.starts_with("          ");
+        for line in common.lines().take_while(|line| !line.ends_with(':')).filter(starts) {
+            assert!(COMMON.iter().any(|option| line.contains(option)), "{command}: {line}");
+        }
+        assert!(common.contains("--json"), "{command}: {help}");
+    }
+}
+
 #[test]
 fn completions_know_every_word() {
     let sandbox = Sandbox::empty();

@@ -7,8 +7,6 @@ use super::spec::NicPolicyText;
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct VmCloneArgs {
-    #[command(flatten)]
-    pub(crate) remote: RemoteArgs,
     /// What to clone: a machine as it is now, or a snapshot
     #[arg(value_name = "VM[@SNAPSHOT]", required_unless_present = "template", conflicts_with = "template")]
     pub(crate) source: Option<String>,
@@ -41,6 +39,8 @@ pub(crate) struct VmCloneArgs {
     pub(crate) keep_identity: bool,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
+    #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -99,19 +99,17 @@ pub(crate) enum TokenCommand {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ConsoleArgs {
-    #[command(flatten)]
-    pub(crate) remote: RemoteArgs,
     /// The machine
     pub(crate) vm: String,
     /// Take the console over from the session that has it, which ends
     #[arg(long)]
     pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
 }
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct EventsArgs {
-    #[command(flatten)]
-    pub(crate) remote: RemoteArgs,
     /// Begin after the event of this number instead of now
     #[arg(long, value_name = "N")]
     pub(crate) after: Option<i64>,
@@ -121,14 +119,16 @@ pub(crate) struct EventsArgs {
     /// Only about this machine
     #[arg(long)]
     pub(crate) vm: Option<String>,
+    #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
 }
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct SearchArgs {
-    #[command(flatten)]
-    pub(crate) remote: RemoteArgs,
     /// The word
     pub(crate) word: String,
+    #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
 }
 
 #[derive(Args, Clone, Debug)]
