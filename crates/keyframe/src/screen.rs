@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 
 use anyhow::Result;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::cli::Output;
 use crate::ops::{DiffTotals, Event, Range, Reply};
@@ -42,26 +42,29 @@ impl Screen {
     pub(crate) fn event(&mut self, event: Event) -> Result<()> {
         match event {
             Event::Progress { done, total } => {
-                self.progress(done, total);
+                self.progress(done, total, None);
                 Ok(())
             }
             Event::Ranges(ranges) => self.ranges(&ranges).map_err(output_error),
         }
     }
 
-    pub(crate) fn progress(&mut self, done: u64, total: u64) {
+    /// Shows how far it is, and what is being done if that is known.
+    pub(crate) fn progress(&mut self, done: u64, total: u64, doing: Option<&str>) {
         if self.json || self.quiet || !io::stderr().is_terminal() {
             return;
         }
         let bar = self.bar.get_or_insert_with(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-            match ProgressStyle::with_template("{bar:40} {percent:>3}% {elapsed_precise} left {eta}") {
-                Ok(style) => bar.with_style(style),
+            match ProgressStyle::with_template("{bar:40} {percent:>3}% {elapsed_precise}{left} {wide_msg}") {
+                Ok(style) => bar.with_style(style.with_key("left", left)),
                 Err(_) => bar,
             }
         });
-        bar.set_length(total);
+        // What has not been counted yet has not been done.
+        bar.set_length(total.max(1));
         bar.set_position(done);
+        bar.set_message(doing.unwrap_or_default().to_owned());
     }
 
     fn ranges(&mut self, ranges: &[Range]) -> io::Result<()> {
@@ -113,6 +116,14 @@ impl Screen {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// The time that is left, where something is known of it: at the begin nothing is, and at the end none is left.
+fn left(state: &ProgressState, out: &mut dyn fmt::Write) {
+    let known = state.pos() > 0 && state.len().is_some_and(|len| state.pos() < len) && !state.eta().is_zero();
+    if known && write!(out, " left {:#}", HumanDuration(state.eta())).is_err() {
+        // The line is drawn anew in a moment.
     }
 }
 

@@ -207,7 +207,8 @@ fn check_folder(file: &Path) -> Result<()> {
 
 fn check(output: &Output, file: &Path) -> Result<Outcome> {
     let mut screen = Screen::new(output);
-    let report = keyframe_engine::check(file, &OpenOptions::default(), &mut |done, total| screen.progress(done, total));
+    let report =
+        keyframe_engine::check(file, &OpenOptions::default(), &mut |done, total| screen.progress(done, total, None));
     screen.end_progress();
     let report = match report {
         Err(error) if error.kind() == ErrorKind::Locked => return Err(locked(&error, file)),

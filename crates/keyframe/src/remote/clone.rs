@@ -34,9 +34,11 @@ pub(crate) fn clone(output: &Output, args: &VmCloneArgs) -> Result<()> {
         keep_identity: args.keep_identity,
     };
     let answer = remote.client.post(&["clones"], &wish)?;
+    // Forks go on where their source was; nobody has to start them.
+    let made = if args.start || args.memory { "made and started" } else { "made" };
     let made = match args.count {
-        1 => format!("{}: made", args.name),
-        count => format!("{count} machines made as {}", args.name),
+        1 => format!("{}: {made}", args.name),
+        count => format!("{count} machines {made} as {}", args.name),
     };
     let Some((value, job)) = remote.follow(&answer, args.wait)? else { return Ok(()) };
     // Of one that stands still anyway there is nothing to say.

@@ -98,7 +98,7 @@ impl Remote {
         }
         let mut value = answer.value.clone();
         while !job.state.ended() {
-            self.screen.progress(job.progress.done, job.progress.total);
+            self.screen.progress(job.progress.done, job.progress.total, job.step.as_deref());
             value = self.client.watch_job(&job.job.id.to_string())?.value;
             job = typed(&value)?;
         }

@@ -40,6 +40,7 @@ pub(in crate::remote) fn show(host: &HostView, out: &mut impl Write) -> io::Resu
     let mut list = vec![("host", host.name.clone()), ("status", word(host.status))];
     list.extend(host.seen.map(|at| ("seen (utc)", moment(at))));
     if let Some(info) = &host.info {
+        list.push(("name", info.name.clone()));
         list.push(("agent", info.agent.clone()));
         list.push(("hypervisor", info.hypervisor.clone()));
         list.push(("guests run", accelerator(info)));

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use keyframe_manager::request::VmView;
 use keyframe_model::VmState;
-use keyframe_model::agent::Bytes;
+use keyframe_model::agent::{Bytes, CloudInit};
 
 use super::{fields, moment, or_dash, print, size, word};
 
@@ -33,6 +33,17 @@ pub(in crate::remote) fn list(vms: &[VmView], space: bool, out: &mut impl Write)
     print(&heading, vms.iter().map(row).collect(), out)
 }
 
+/// Which files its seed has. What is in them may be secret.
+fn files(seed: &CloudInit) -> String {
+    let given = |file: &'static str, there: bool| there.then_some(file);
+    let all = [
+        given("user-data", !seed.user_data.is_empty()),
+        given("meta-data", seed.meta_data.is_some()),
+        given("network-config", seed.network_config.is_some()),
+    ];
+    all.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
 pub(in crate::remote) fn show(view: &VmView, out: &mut impl Write) -> io::Result<()> {
     let vm = &view.vm;
     let mut list = vec![("vm", vm.name.to_string()), ("id", vm.id.to_string()), ("state", vm.state.to_string())];
@@ -49,6 +60,7 @@ pub(in crate::remote) fn show(view: &VmView, out: &mut impl Write) -> io::Result
     list.push(("firmware", word(vm.hardware.firmware)));
     list.push(("machine type", vm.hardware.machine_type.clone()));
     list.extend(vm.hardware.direct_boot.as_ref().map(|boot| ("kernel", boot.kernel.clone())));
+    list.extend(vm.hardware.cloud_init.as_ref().map(|seed| ("cloud-init", files(seed))));
     for disk in &vm.hardware.disks {
         let note = if disk.read_only { ", read-only" } else { "" };
         list.push((
