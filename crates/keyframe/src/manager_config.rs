@@ -232,4 +232,65 @@ mod tests {
         check("[managr]\nlisten = \"off\"", &[], "no section or option 'managr'");
         check("", &[("KEYFRAME_LISTEN", "7010")], "KEYFRAME_LISTEN");
     }
+
+    /// The file that shows all that can be set.
+    const SAMPLE: &str = include_str!("../../../contrib/keyframe.toml");
+
+    fn load_agent(text: &str) -> keyframe_agent::config::Config {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE), text).unwrap();
+        keyframe_agent::config::Config::load(dir.path(), |_| None).unwrap()
+    }
+
+    #[test]
+    fn the_sample_shows_the_defaults() {
+        assert_eq!(load(SAMPLE, &[]).unwrap(), ManagerConfig::default());
+        assert_eq!(load_agent(SAMPLE), load_agent(""));
+        let option = |line: &'static str| match line.strip_prefix('#') {
+            Some(text) if !text.starts_with(' ') => text,
+            _ => line,
+        };
+        let all: String = SAMPLE.lines().flat_map(|line| [option(line), "\n"]).collect();
+        let (manager, agent) = (load(&all, &[]).unwrap(), load_agent(&all));
+        let section = Section {
+            agent: manager.manager.agent.clone(),
+            agent_tls: manager.manager.agent_tls.clone(),
+            ..Section::default()
+        };
+        assert_eq!(manager, ManagerConfig { log: Log::default(), manager: section });
+        let plain = load_agent("");
+        assert_eq!((agent.log, agent.agent.cache, agent.arrays), (plain.log, plain.agent.cache, plain.arrays));
+        assert!(agent.agent.listen.is_some() && agent.agent.tls.is_some() && agent.agent.images.is_some());
+    }
+
+    #[test]
+    fn the_sample_shows_everything() {
+        let options = |section: &str| {
+            let text = format!("[{section}]\nno-such = 1");
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join(FILE), &text).unwrap();
+            let refused = match section {
+                "agent" => keyframe_agent::config::Config::load(dir.path(), |_| None).unwrap_err().to_string(),
+                _ => format!("{:#}", load(&text, &[]).unwrap_err()),
+            };
+            let (_, known) = refused.split_once("expected one of ").or(refused.split_once("expected ")).unwrap();
+            let known: Vec<String> = known.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+            assert!(known.len() > 1, "{refused}");
+            known
+        };
+        for section in ["log", "agent", "manager"] {
+            let (_, after) = SAMPLE.split_once(&format!("\n[{section}]\n")).unwrap();
+            let part = after.split_once("\n[").map_or(after, |(part, _)| part);
+            for option in options(section) {
+                assert!(part.contains(&format!("\n#{option} = ")), "{section}.{option} is not in the sample");
+            }
+        }
+        let sources = [include_str!("manager_config.rs"), include_str!("../../agent/src/config.rs")];
+        for variable in sources.iter().flat_map(|source| source.split("set(\"").chain(source.split("bytes(\"")).skip(1))
+        {
+            let variable = variable.split('"').next().unwrap();
+            let known = !variable.starts_with("KEYFRAME_") || SAMPLE.contains(&format!("# {variable}"));
+            assert!(known, "{variable} is not in the sample");
+        }
+    }
 }
