@@ -5,10 +5,10 @@ use keyframe_catalog::Transaction;
 use keyframe_model::agent::{Generation, JobId, Micros, StartFrom, StartVm, StopHow, VmId};
 use keyframe_model::{Activity, JobKind, Rest, VmState};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::hold::{PAUSED, leave_vm, rest_before, rest_of, take_idle_vm, take_vm, vm_event};
-use super::step::{Pause, Reset, Resume, Start, Stop, outputs, power};
+use super::step::{Pause, Reset, Resume, Start, Stop, notes, outputs, power};
 use crate::Result;
 use crate::agent::Agent;
 use crate::job::{Begun, Ending, Kind, Step};
@@ -97,9 +97,13 @@ async fn begin<A: Act>(
 }
 
 async fn finish<A: Send + Sync>(tx: &mut Transaction, job: &Ending<'_, PowerPlan<A>>) -> Result<Value> {
-    let done = power(&outputs(job.outputs, 1)).map_or(job.plan.after, |power| rest_of(&power));
+    let left = outputs(job.outputs, 1);
+    let done = power(&left).map_or(job.plan.after, |power| rest_of(&power));
     leave_vm(tx, job.plan.vm, vm_event(job.outcome, done), |_| {}).await?;
-    Ok(Value::Null)
+    match &notes(&left)[..] {
+        [] => Ok(Value::Null),
+        notes => Ok(json!({ "notes": notes })),
+    }
 }
 
 macro_rules! power_kind {

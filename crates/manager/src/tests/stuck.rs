@@ -5,7 +5,7 @@ use std::time::Duration;
 use keyframe_agent::array::fake::When as ArrayWhen;
 use keyframe_agent::hypervisor::fake::{Mood, When};
 use keyframe_agent::testing::TestAgent;
-use keyframe_model::agent::{FaultKind, JobId, VmId};
+use keyframe_model::agent::{FaultKind, JobId, Micros, VmId};
 use keyframe_model::{Activity, JobState, Progress, Rest, SnapshotKind, Vm, VmState};
 
 use super::scenario::clone_of;
@@ -162,6 +162,24 @@ async fn the_plug_can_be_pulled_while_a_guest_is_asked_to_power_off() {
     reached(&site, "stop").await;
     done(&manager, manager.stop_vm(&call(), vm, HARD).await.unwrap().id).await;
     assert_eq!(ended(&manager, asked.id).await.state, JobState::Succeeded, "it is off, as was asked");
+    assert_eq!(state(&manager, vm).await, VmState::At { rest: Rest::Stopped });
+    manager.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_does_not_power_off_loses_its_plug_and_that_is_said() {
+    let (site, manager, Vm { id: vm, .. }) = Site::with_web(&[1], true).await;
+    let stop = |never_hard| StopRequest { deadline: Some(Micros(10_000)), never_hard, ..Default::default() };
+    let obeyed = done(&manager, manager.stop_vm(&call(), vm, stop(false)).await.unwrap().id).await;
+    assert_eq!(obeyed.notes, [""; 0], "a guest that obeys needs no note");
+    done(&manager, manager.start_vm(&call(), vm, StartRequest::default()).await.unwrap().id).await;
+    site.fake.mood(vm, Mood::Silent);
+    let failed = ended(&manager, manager.stop_vm(&call(), vm, stop(true)).await.unwrap().id).await;
+    assert_eq!((failed.state, failed.error.unwrap().kind), (JobState::Failed, ErrorKind::Deadline));
+    assert!(site.fake.machine(vm).is_some(), "its plug was pulled all the same");
+    let pulled = done(&manager, manager.stop_vm(&call(), vm, stop(false)).await.unwrap().id).await;
+    assert_eq!(pulled.notes, ["the guest of web did not power off within 10ms, so its plug was pulled"]);
+    assert!(site.fake.machine(vm).is_none(), "it runs");
     assert_eq!(state(&manager, vm).await, VmState::At { rest: Rest::Stopped });
     manager.stop().await;
 }

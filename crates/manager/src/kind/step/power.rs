@@ -128,20 +128,29 @@ pub(crate) struct Stop {
 
 impl Stop {
     /// Has the guest asked until it obeys, a while at a time: between, nothing keeps the machine from whoever calls the job off.
-    async fn ask(&self, cx: &Context, deadline: Duration, then_hard: bool) -> Result<Power> {
+    /// A guest that does not obey in time loses its plug if that is wished, and people should know.
+    async fn ask(&self, cx: &Context, deadline: Duration, then_hard: bool) -> Result<Output> {
         let began = Instant::now();
         loop {
             let left = deadline.saturating_sub(began.elapsed());
             let last = left <= ASK;
-            let how = StopHow::Graceful { deadline: left.min(ASK).into(), then_hard: then_hard && last };
+            let how = StopHow::Graceful { deadline: left.min(ASK).into(), then_hard: false };
             match self.agent.stop(self.vm, &StopVm { generation: self.generation, how }).await {
-                Err(e) if e.kind == ErrorKind::Deadline && !last => {}
-                other => return Ok(other?.power),
+                Err(e) if e.kind == ErrorKind::Deadline && (then_hard || !last) => {}
+                other => return Ok(Output::Power(other?.power)),
             }
             if cx.cancelled() {
                 return Err(Error::cancelled());
             }
+            if last {
+                off(&self.agent, self.vm, self.generation).await?;
+                return Ok(Output::Notes(vec![self.disobeyed(deadline)]));
+            }
         }
+    }
+
+    fn disobeyed(&self, deadline: Duration) -> String {
+        format!("the guest of {} did not power off within {deadline:?}, so its plug was pulled", self.name)
     }
 }
 
@@ -152,14 +161,14 @@ impl Step for Stop {
     }
 
     async fn run(&self, cx: &Context) -> Result<Value> {
-        let power = match self.how {
+        let left = match self.how {
             StopHow::Hard => {
                 off(&self.agent, self.vm, self.generation).await?;
-                Power::Off
+                Output::Power(Power::Off)
             }
             StopHow::Graceful { deadline, then_hard } => self.ask(cx, deadline.into(), then_hard).await?,
         };
-        Output::Power(power).value()
+        left.value()
     }
 
     async fn undo(&self, _: &Context) -> Result<()> {
