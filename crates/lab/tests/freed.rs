@@ -48,6 +48,19 @@ fn deletes_as_said(site: &Site, line: &[&str], least: u64, has_memory: bool) -> 
     let (all, images) = (number(&said, "would_free")?, number(&said, "memory")?);
     let blocks = all.checked_sub(images).with_context(|| format!("memory is more than all: {said}"))?;
     ensure!(blocks >= least && (images > 0) == has_memory, "this is no test: {said}");
+    becomes_free(site, line, blocks, images)
+}
+
+/// The same for an apply that keeps nothing of a state without memory.
+fn discards_as_said(site: &Site, line: &[&str], least: u64) -> Result<()> {
+    let said = site.json(line.iter().chain(&["--dry-run"]))?;
+    let (blocks, memory) = (number(&said, "loses")?, number(&said, "loses_memory")?);
+    ensure!(blocks >= least && memory == 0, "this is no test: {said}");
+    becomes_free(site, line, blocks, 0)
+}
+
+/// Does it; so much of the pool and of the memory images is free afterwards.
+fn becomes_free(site: &Site, line: &[&str], blocks: u64, images: u64) -> Result<()> {
     let (used_before, memory_before) = (used(site)?, memory(site)?);
     site.json(line)?;
     let (used_after, memory_after) = (used(site)?, memory(site)?);
@@ -80,6 +93,8 @@ fn what_a_dry_run_says_becomes_free_does() -> Result<()> {
 
     deletes_as_said(&site, &["snapshot", "delete", "web@root"], 4 * MIB, true)?;
     deletes_as_said(&site, &["snapshot", "delete", "web@b", "--subtree"], 10 * MIB, true)?;
+    // The machine alone holds now what was written after that.
+    discards_as_said(&site, &["snapshot", "apply", "web@a", "--discard-current", "--without-memory"], 10 * MIB)?;
     deletes_as_said(&site, &["vm", "delete", "web"], 6 * MIB, true)?;
     ensure!(memory(&site)? == 0, "memory of nobody");
     site.check_at_rest()
