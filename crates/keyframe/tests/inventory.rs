@@ -148,7 +148,7 @@ fn common_options_are_common() {
         let help = sandbox.bare(&line).good();
         let common = help.split_once("\nCommon options:\n").map_or("", |(_, after)| after);
         let starts = |line: &&str| line.trim_start().starts_with(['-', '<', '[']) && !line.starts_with("          ");
-        for line in common.lines().take_while(|line| !line.ends_with(':')).filter(starts) {
+        for line in common.lines().filter(starts) {
             assert!(COMMON.iter().any(|option| line.contains(option)), "{command}: {line}");
         }
         assert!(common.contains("--json"), "{command}: {help}");
