@@ -14,7 +14,7 @@ root_mib=256 data_mib=64
 packages=(busybox-static qemu-guest-agent libc6 libglib2.0-0 libudev1 libcap2 libpcre2-8-0 liburing2 libnuma1 libgcc-s1)
 # In the order in which they depend on each other.
 modules=(virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk virtio_console
-    failover net_failover virtio_net)
+    failover net_failover virtio_net evdev button)
 
 say() { printf 'guest: %s\n' "$*"; }
 die() { say "$*" >&2; exit 1; }
@@ -54,7 +54,8 @@ build_initrd() {
     local tree=$work/initrd boot=$work/kernel number=10 module file
     mkdir -p "$tree"/{bin,dev,proc,sys,new,modules} "$boot"
     unpack "$kernel_deb" -C "$boot" --wildcards './boot/vmlinuz-*' './lib/modules/*/kernel/drivers/*virtio*' \
-        './lib/modules/*/kernel/net/core/failover.ko' './lib/modules/*/net_failover.ko'
+        './lib/modules/*/kernel/net/core/failover.ko' './lib/modules/*/net_failover.ko' \
+        './lib/modules/*/kernel/drivers/input/evdev.ko' './lib/modules/*/kernel/drivers/acpi/button.ko'
     cp "$boot"/boot/vmlinuz-* "$out/vmlinuz"
     unpack "$(deb busybox-static)" -C "$tree" ./bin/busybox
     for module in "${modules[@]}"; do

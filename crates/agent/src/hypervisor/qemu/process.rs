@@ -197,13 +197,35 @@ fn tail(log: &Path) -> io::Result<Vec<u8>> {
 
 /// A command in a scope of its own where systemd runs, so that stopping the agent's unit does not stop the machine.
 pub(super) fn in_scope(unit: &str, program: &OsStr) -> Command {
-    if !Path::new("/run/systemd/system").is_dir() {
-        return Command::new(program);
+    if Path::new("/run/systemd/system").is_dir() {
+        scoped(unit, program, rustix::process::geteuid().is_root())
+    } else {
+        Command::new(program)
     }
+}
+
+fn scoped(unit: &str, program: &OsStr, system: bool) -> Command {
     let mut command = Command::new("systemd-run");
-    if !rustix::process::geteuid().is_root() {
+    if !system {
         command.arg("--user");
     }
     command.args(["--scope", "--quiet", "--collect", "--unit", unit, "--"]).arg(program);
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What systemd-run(1) calls them; the program takes the place of `systemd-run` itself, with the same process id.
+    #[test]
+    fn a_scope_belongs_to_the_system_or_to_its_user() {
+        let line = |system| {
+            let command = scoped("keyframe-vm-1", OsStr::new("/opt/qemu"), system);
+            let words = std::iter::once(command.get_program()).chain(command.get_args());
+            words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(line(true), "systemd-run --scope --quiet --collect --unit keyframe-vm-1 -- /opt/qemu");
+        assert_eq!(line(false), "systemd-run --user --scope --quiet --collect --unit keyframe-vm-1 -- /opt/qemu");
+    }
 }
