@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
+use std::time::Duration;
 
 use anyhow::Result;
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
@@ -119,12 +120,16 @@ impl Screen {
     }
 }
 
-/// The time that is left, where something is known of it: at the begin nothing is, and at the end none is left.
 fn left(state: &ProgressState, out: &mut dyn fmt::Write) {
-    let known = state.pos() > 0 && state.len().is_some_and(|len| state.pos() < len) && !state.eta().is_zero();
-    if known && write!(out, " left {:#}", HumanDuration(state.eta())).is_err() {
+    if write!(out, "{}", still(state.pos(), state.len(), state.eta())).is_err() {
         // The line is drawn anew in a moment.
     }
+}
+
+/// The time that is left, where something is known of it: at the begin nothing is, and at the end none is left.
+fn still(done: u64, total: Option<u64>, estimate: Duration) -> String {
+    let known = done > 0 && total.is_some_and(|total| done < total) && !estimate.is_zero();
+    if known { format!(" left {:#}", HumanDuration(estimate)) } else { String::new() }
 }
 
 /// Text on stdout, for those who have no screen of their own.
@@ -137,5 +142,25 @@ fn output_error(error: io::Error) -> anyhow::Error {
     match error.kind() {
         io::ErrorKind::BrokenPipe => OutputClosed.into(),
         _ => anyhow::Error::new(error).context("cannot write the output"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_that_is_left_is_said_where_it_is_known() {
+        let span = Duration::from_secs(600);
+        assert_eq!(still(50, Some(100), span), " left 10m");
+        for (done, total, estimate) in [
+            (0, Some(100), span),
+            (100, Some(100), span),
+            (1, Some(1), span),
+            (5, None, span),
+            (5, Some(9), Duration::ZERO),
+        ] {
+            assert_eq!(still(done, total, estimate), "", "{done} of {total:?}, {estimate:?}");
+        }
     }
 }
