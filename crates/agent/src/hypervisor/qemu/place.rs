@@ -90,6 +90,8 @@ impl Place {
         for path in [self.qmp(), self.agent(), self.console(), self.vnc(), self.memory(), self.pid(), self.pending()] {
             remove_file(&path);
         }
+        // Whatever the guest's file systems were ended with it. Of the next guest nobody may say that it is frozen.
+        remove_file(&self.frozen());
         self.drop_image();
         for path in [self.damage(), self.spare(), self.kept()] {
             remove_file(&path);
@@ -334,6 +336,17 @@ mod tests {
         for name in ["", "accelerator.json", &format!("{vm}-"), &format!("{vm}1"), &format!("{vm}-x")] {
             assert_eq!(Place::parse(name), None, "{name}");
         }
+    }
+
+    /// Otherwise each agent that takes over the next process looks for an end of what never began.
+    #[test]
+    fn a_guest_that_ended_while_it_was_frozen_leaves_no_mark_to_the_next() {
+        let vms = tempfile::tempdir().expect("a folder");
+        let place = Place::new(vms.path(), vms.path(), VmId::new(), 0);
+        place.create().expect("a folder for the machine");
+        fs::write(place.frozen(), b"").expect("there is room");
+        place.sweep();
+        assert!(!place.frozen().exists(), "the next guest is said to be frozen");
     }
 
     /// Whoever loads from an image has it, whatever becomes of it under its own name, and wherever images lie.
