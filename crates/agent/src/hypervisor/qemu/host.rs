@@ -3,9 +3,11 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use keyframe_agent_api::{Accelerator, Fault, FaultKind};
+use parking_lot::Mutex;
 
 use super::{QemuConfig, command, kvm};
 use crate::Result;
@@ -17,6 +19,27 @@ pub(super) struct Host {
     accelerator: Accelerator,
     uefi: Option<Uefi>,
     sandbox: bool,
+}
+
+/// The answer, once there is one. A failure is none: who comes next asks again.
+#[derive(Default)]
+pub(super) struct Asked {
+    host: OnceLock<Host>,
+    /// Held while it is asked: two trials of KVM at a time would take each other's disk away, and fail.
+    turn: Mutex<()>,
+}
+
+impl Asked {
+    pub(super) fn of(&self, config: &QemuConfig) -> Result<&Host> {
+        if let Some(host) = self.host.get() {
+            return Ok(host);
+        }
+        let _turn = self.turn.lock();
+        match self.host.get() {
+            Some(host) => Ok(host),
+            None => Host::ask(config).map(|host| self.host.get_or_init(|| host)),
+        }
+    }
 }
 
 struct Uefi {
@@ -177,7 +200,32 @@ fn numbers(version: &str) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    /// Those who come while it is asked wait for the answer, and have the same one.
+    #[test]
+    fn many_at_once_ask_once() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let program = dir.path().join("qemu");
+        // It notes each question for its version, and takes its time.
+        let script = "#!/bin/sh\ncase $1 in\n--version) echo x >> \"$0.asked\"; sleep 0.3; echo 'version 10.0.2' ;;\n\
+            -machine) echo 'pc-q35-10.0 PC' ;;\nesac\n";
+        fs::write(&program, script).expect("there is room");
+        fs::set_permissions(&program, PermissionsExt::from_mode(0o700)).expect("it is ours");
+        let accelerator = Some(Accelerator::Emulation { reason: String::new() });
+        let config = QemuConfig { program, accelerator, ..QemuConfig::new(dir.path(), Vec::new()) };
+        let asked = Asked::default();
+        std::thread::scope(|scope| {
+            let all: Vec<_> = (0..4).map(|_| scope.spawn(|| asked.of(&config).map(Host::version))).collect();
+            for one in all {
+                assert_eq!(one.join().expect("no panic").as_deref(), Ok("qemu 10.0.2"));
+            }
+        });
+        assert_eq!(fs::read_to_string(dir.path().join("qemu.asked")).expect("it was asked"), "x\n");
+    }
 
     #[test]
     fn reads_what_qemu_was_recorded_to_say() {

@@ -50,7 +50,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use keyframe_agent_api::{
@@ -63,7 +63,7 @@ use super::{BlockAddress, Cancel, Captured, Cut, Hypervisor, HypervisorInfo, New
 use crate::Result;
 use crate::work::Work;
 use guest::Freezer;
-use host::Host;
+use host::{Asked, Host};
 use place::{Place, Record};
 use process::Process;
 use qmp::{Qmp, QmpError};
@@ -103,7 +103,7 @@ pub struct Qemu {
 
 struct Shared {
     config: QemuConfig,
-    host: OnceLock<Host>,
+    host: Asked,
     /// Locked before the asides.
     slots: Mutex<HashMap<VmId, Arc<Slot>>>,
     /// Those that were given up, by the snapshot that is to have their memory.
@@ -151,7 +151,7 @@ impl Qemu {
     pub fn new(config: QemuConfig) -> Qemu {
         let (slots, listener, over) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
         let asides = Mutex::default();
-        Qemu { shared: Arc::new(Shared { config, host: OnceLock::new(), slots, asides, listener, over }) }
+        Qemu { shared: Arc::new(Shared { config, host: Asked::default(), slots, asides, listener, over }) }
     }
 
     fn slot(&self, vm: VmId) -> Arc<Slot> {
@@ -183,11 +183,7 @@ impl Shared {
 
     /// What QEMU and this host can do; asked once.
     fn host(&self) -> Result<&Host> {
-        if let Some(host) = self.host.get() {
-            return Ok(host);
-        }
-        let host = Host::ask(&self.config)?;
-        Ok(self.host.get_or_init(|| host))
+        self.host.of(&self.config)
     }
 
     fn is_over(&self) -> bool {
