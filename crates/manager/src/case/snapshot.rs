@@ -206,12 +206,17 @@ fn check_words(name: Option<&Name>, description: Option<&String>, tags: Option<&
     Ok(())
 }
 
-/// Whether a description is not too long.
+/// Whether a description is not too long, and text: other control characters would act on the terminals that show it.
 pub(super) fn check_description(description: &str) -> Result<()> {
     if description.len() > MAX_DESCRIPTION {
         return Err(Error::new(ErrorKind::Limit, format!("a description has at most {MAX_DESCRIPTION} bytes")));
     }
-    Ok(())
+    let strange = description.chars().find(|c| c.is_control() && !matches!(c, '\n' | '\t'));
+    strange.map_or(Ok(()), |c| {
+        let why =
+            format!("a description has no {c:?} in it; of control characters only line breaks and tabs are allowed");
+        Err(Error::new(ErrorKind::Invalid, why))
+    })
 }
 
 fn view(snapshot: Snapshot, current: bool, space: Option<SnapshotSpace>) -> SnapshotView {

@@ -7,6 +7,7 @@ use keyframe_model::{Activity, Hardware, Name, Rest, Vm, VmState};
 
 use super::build::{add_disk, add_variables, check, empty, nics, usual_nic};
 use super::page::{answer, wanted};
+use super::snapshot::check_description;
 use super::tree::text;
 use crate::kind::configure::{ConfigureOrder, VmConfigure};
 use crate::kind::fresh::Random;
@@ -83,6 +84,7 @@ impl Manager {
     pub async fn create_vm(&self, call: &Call, wish: VmCreate) -> Result<JobRef> {
         self.admit(&call.caller)?;
         wish.name.check_new()?;
+        check_description(&wish.description)?;
         if wish.source.is_none() && call.expected.is_some() {
             let message = "a machine that is made of nothing has no generation to compare with; expect none";
             return Err(Error::new(ErrorKind::Invalid, message));
@@ -141,6 +143,7 @@ impl Manager {
     pub async fn update_vm(&self, call: &Call, vm: VmId, wish: VmUpdate) -> Result<Outcome<VmView>> {
         self.admit(&call.caller)?;
         wish.name.as_ref().map_or(Ok(()), Name::check_new)?;
+        check_description(wish.description.as_deref().unwrap_or_default())?;
         let mut tx = self.catalog.write().await?;
         let mut now = tx.vm(vm).await?;
         check_generation(now.name.as_str(), now.generation, call.expected)?;

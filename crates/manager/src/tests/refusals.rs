@@ -7,8 +7,9 @@ use keyframe_model::{SnapshotKind, Vm};
 use super::scenario::clone_of;
 use super::site::{Site, call, caller, done, refused, snap, wish};
 use crate::request::{
-    Apply, Call, Caller, CloneMemory, CloneSource, DiskResize, DiskSpec, Key, Outcome, PlanView, SnapshotCreate,
-    SnapshotDelete, SnapshotUpdate, StopRequest, VmDelete, VmUpdate,
+    Apply, Call, Caller, CloneCreate, CloneMemory, CloneSource, DiskResize, DiskSpec, Key, Outcome, PlanView,
+    SnapshotCreate, SnapshotDelete, SnapshotUpdate, StopRequest, TemplateCreate, TemplateSource, VmCreate, VmDelete,
+    VmUpdate,
 };
 use crate::{Config, ErrorKind, Manager, reconcile};
 
@@ -63,8 +64,7 @@ async fn words() {
     let error = refused(manager.clone_vm(&call(), fork).await);
     assert_eq!(error.message, "snapshot disk has no memory; clone it without");
 
-    let many =
-        crate::request::CloneCreate { count: Some(2), ..clone_of(CloneSource::Vm { vm: vm.id }, "x", CloneMemory::No) };
+    let many = CloneCreate { count: Some(2), ..clone_of(CloneSource::Vm { vm: vm.id }, "x", CloneMemory::No) };
     let error = refused(manager.clone_vm(&call(), many).await);
     assert_eq!(error.message, "the name 'x' is for one only; put {n} where the number is to be");
 
@@ -131,6 +131,44 @@ async fn names_that_look_like_identifiers_are_refused() {
     let apply = Apply { keep_name: Some(name.parse().unwrap()), ..Apply::default() };
     check(refused(manager.apply_snapshot(&call(), snapshot, apply.clone()).await));
     check(refused(manager.revert_vm(&call(), vm.id, apply).await));
+    manager.stop().await;
+}
+
+/// Of machines, snapshots, copies and templates alike.
+#[tokio::test(flavor = "multi_thread")]
+async fn descriptions_are_text_and_not_too_long() {
+    let (site, manager, vm) = Site::with_web(&[1], false).await;
+    let snapshot = snap(&manager, vm.id, "s", SnapshotKind::Disk).await;
+    let before = site.catalog.read().await.unwrap().dump().await.unwrap();
+    let long = "x".repeat(4097);
+    for (text, says) in [
+        (long.as_str(), "a description has at most 4096 bytes"),
+        (
+            "red: \u{1b}[31m",
+            "a description has no '\\u{1b}' in it; of control characters only line breaks and tabs are allowed",
+        ),
+        ("\0", "a description has no '\\0' in it; of control characters only line breaks and tabs are allowed"),
+    ] {
+        let text = || text.to_owned();
+        let made = VmCreate { description: text(), ..wish(&site, "other", &[1], false) };
+        let mut refusals = vec![refused(manager.create_vm(&call(), made).await)];
+        let changed = VmUpdate { description: Some(text()), ..VmUpdate::default() };
+        refusals.push(refused(manager.update_vm(&call(), vm.id, changed).await));
+        let taken = SnapshotCreate { description: text(), ..SnapshotCreate::default() };
+        refusals.push(refused(manager.create_snapshot(&call(), vm.id, taken).await));
+        let changed = SnapshotUpdate { description: Some(text()), ..SnapshotUpdate::default() };
+        refusals.push(refused(manager.update_snapshot(&call(), snapshot, changed).await));
+        let source = CloneSource::Vm { vm: vm.id };
+        let copied = CloneCreate { description: text(), ..clone_of(source, "x", CloneMemory::No) };
+        refusals.push(refused(manager.clone_vm(&call(), copied).await));
+        let name = "golden".parse().unwrap();
+        let frozen = TemplateCreate { name, description: text(), source: TemplateSource::Vm { vm: vm.id } };
+        refusals.push(refused(manager.create_template(&call(), frozen).await));
+        refusals.iter().for_each(|error| assert_eq!(error.message, says));
+    }
+    assert_eq!(site.catalog.read().await.unwrap().dump().await.unwrap(), before, "nothing has happened");
+    let lines = VmUpdate { description: Some("first\n\tsecond: ü".to_owned()), ..VmUpdate::default() };
+    manager.update_vm(&call(), vm.id, lines).await.unwrap();
     manager.stop().await;
 }
 
