@@ -1,7 +1,8 @@
-//! Query strings. Parameters that the endpoint does not know are refused, so that a misspelt filter is not taken for none.
+//! What an address says: the names in its path, and its query string. Parameters that the endpoint does not know are refused, so
+//! that a misspelt filter is not taken for none.
 
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{FromRequestParts, Query};
+use axum::extract::{self, FromRequestParts, Query};
 use axum::http::Uri;
 use axum::http::request::Parts;
 use keyframe_manager::ErrorKind;
@@ -21,6 +22,9 @@ pub(crate) struct Wait {
     #[param(maximum = 300)]
     pub(crate) wait: Option<u64>,
 }
+
+/// The names in the path of a request.
+pub(crate) struct Path<T>(pub(crate) T);
 
 /// The parameters `T` of a request that may also say `wait`.
 pub(crate) struct Params<T>(pub(crate) T);
@@ -70,6 +74,19 @@ pub(crate) fn wait(uri: &Uri) -> Result<Option<u64>, Problem> {
     match text.parse() {
         Ok(seconds) if seconds <= 300 => Ok(Some(seconds)),
         _ => Err(Problem::new(ErrorKind::Invalid, "wait is a number of seconds, at most 300")),
+    }
+}
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = extract::Path::from_request_parts(parts, state).await;
+        path.map(|extract::Path(names)| Path(names)).map_err(|error| {
+            let said = error.body_text();
+            let why = said.strip_prefix("Invalid URL: ").unwrap_or(&said);
+            Problem::new(ErrorKind::Invalid, format!("the address is not understood: {why}"))
+        })
     }
 }
 

@@ -1,6 +1,5 @@
 //! Disks of machines.
 
-use axum::extract::Path;
 use keyframe_manager::request::{DiskAttach, DiskResize, DiskView, JobView};
 use keyframe_manager::{Error, ErrorKind};
 use keyframe_model::agent::VmId;
@@ -10,7 +9,7 @@ use utoipa_axum::routes;
 use crate::State;
 use crate::ask::{Answer, Ask};
 use crate::body::Body;
-use crate::params::{Params, Wait};
+use crate::params::{Params, Path, Wait};
 use crate::problem::Problem;
 
 pub(super) fn routes() -> OpenApiRouter<State> {

@@ -1,12 +1,12 @@
 //! Hosts.
 
-use axum::extract::Path;
 use keyframe_manager::request::HostView;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::State;
 use crate::ask::{Answer, Ask};
+use crate::params::Path;
 
 pub(super) fn routes() -> OpenApiRouter<State> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(show))

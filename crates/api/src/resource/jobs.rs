@@ -1,6 +1,5 @@
 //! Jobs.
 
-use axum::extract::Path;
 use axum::http::StatusCode;
 use keyframe_manager::ErrorKind;
 use keyframe_manager::request::{JobFilter, JobView, Page, PageRequest};
@@ -10,7 +9,7 @@ use utoipa_axum::routes;
 
 use crate::State;
 use crate::ask::{Answer, Ask};
-use crate::params::{Params, Part, Wait};
+use crate::params::{Params, Part, Path, Wait};
 use crate::problem::Problem;
 
 pub(super) fn routes() -> OpenApiRouter<State> {

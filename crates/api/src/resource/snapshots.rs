@@ -1,6 +1,5 @@
 //! Snapshots.
 
-use axum::extract::Path;
 use keyframe_manager::request::{
     Apply, DiffView, JobView, Page, PageRequest, PlanView, SnapshotCreate, SnapshotDelete, SnapshotFilter,
     SnapshotUpdate, SnapshotView,
@@ -15,7 +14,7 @@ use super::tree::WithSpace;
 use crate::State;
 use crate::ask::{Answer, Ask, Versioned};
 use crate::body::Body;
-use crate::params::{Params, Part, Wait};
+use crate::params::{Params, Part, Path, Wait};
 
 pub(super) fn routes() -> OpenApiRouter<State> {
     OpenApiRouter::new()

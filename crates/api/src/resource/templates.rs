@@ -1,6 +1,5 @@
 //! Templates.
 
-use axum::extract::Path;
 use keyframe_manager::request::{
     JobView, Page, PageRequest, TemplateCreate, TemplateFilter, TemplateUpdate, TemplateView,
 };
@@ -11,7 +10,7 @@ use utoipa_axum::routes;
 use crate::State;
 use crate::ask::{Answer, Ask, Versioned};
 use crate::body::Body;
-use crate::params::{Params, Part, Wait};
+use crate::params::{Params, Part, Path, Wait};
 
 pub(super) fn routes() -> OpenApiRouter<State> {
     OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(show, update, delete))

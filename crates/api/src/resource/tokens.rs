@@ -1,7 +1,6 @@
 //! Tokens: who may ask through TCP.
 
 use axum::Json;
-use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use keyframe_catalog::{Token, TokenHash};
@@ -17,6 +16,7 @@ use uuid::Uuid;
 use crate::State;
 use crate::ask::{Answer, Ask};
 use crate::body::Body;
+use crate::params::Path;
 use crate::problem::Problem;
 use crate::token::ADMIN;
 

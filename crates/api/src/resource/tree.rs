@@ -1,6 +1,5 @@
 //! A machine's snapshots as a tree.
 
-use axum::extract::Path;
 use keyframe_manager::request::TreeView;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -9,7 +8,7 @@ use utoipa_axum::routes;
 
 use crate::State;
 use crate::ask::{Answer, Ask};
-use crate::params::Params;
+use crate::params::{Params, Path};
 
 /// Whether to reckon space.
 #[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]

@@ -1,6 +1,5 @@
 //! Machines.
 
-use axum::extract::Path;
 use keyframe_manager::request::{
     Apply, ConsoleRequest, JobView, Page, PageRequest, PlanView, StartRequest, StopRequest, VmCreate, VmDelete,
     VmFilter, VmUpdate, VmView,
@@ -13,7 +12,7 @@ use crate::State;
 use crate::ask::{Answer, Ask, Versioned};
 use crate::body::Body;
 use crate::console::Handshake;
-use crate::params::{Params, Part, Wait};
+use crate::params::{Params, Part, Path, Wait};
 use crate::problem::Problem;
 
 pub(super) fn routes() -> OpenApiRouter<State> {
