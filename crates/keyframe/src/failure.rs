@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use keyframe_manager::ErrorKind;
 
 use crate::ops::is_invalid;
+use crate::plain::plain;
 use crate::reach::Unclear;
 use crate::remote::Told;
 use crate::remote::client::Refused;
@@ -20,7 +21,7 @@ pub(crate) fn tell(error: &anyhow::Error, json: bool) -> bool {
     match json {
         _ if error.is::<Told>() => {}
         true => eprintln!("{}", failed(error, usage)),
-        false => eprintln!("keyframe: {}", words(error)),
+        false => eprintln!("keyframe: {}", plain(&words(error))),
     }
     usage
 }

@@ -12,6 +12,7 @@ mod failure;
 mod manager;
 mod manager_config;
 mod ops;
+mod plain;
 mod reach;
 mod remote;
 mod screen;

@@ -1,5 +1,6 @@
 //! What the user sees: results on stdout, as tables or JSON; progress and remarks on stderr, on a terminal.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, P
 
 use crate::cli::Output;
 use crate::ops::{DiffTotals, Event, Range, Reply};
+use crate::plain::plain;
 use crate::show::{self, Detail};
 
 /// Stdout's reader went away.
@@ -87,10 +89,11 @@ impl Screen {
         Ok(())
     }
 
-    /// A result that is text already.
-    pub(crate) fn raw(&mut self, text: &[u8]) -> Result<()> {
+    /// A result that is text already: JSON as it is, anything else so that it does nothing to a terminal.
+    pub(crate) fn raw(&mut self, text: &str) -> Result<()> {
         self.end_progress();
-        self.out.write_all(text).and_then(|()| self.out.flush()).map_err(output_error)
+        let text = if self.json { Cow::Borrowed(text) } else { plain(text) };
+        self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).map_err(output_error)
     }
 
     /// The result. Text says no more than `detail` asks for; JSON always says all.

@@ -30,6 +30,7 @@ pub(crate) use view::host::accelerator;
 pub(crate) use vm::vm;
 
 use crate::cli::{Output, RemoteArgs, WaitArgs};
+use crate::plain::plain;
 use crate::screen::Screen;
 use client::{Answer, Client, Refused, as_job, typed};
 
@@ -55,7 +56,7 @@ impl Remote {
         } else {
             draw(&mut text)?;
         }
-        self.screen.raw(&text)
+        self.screen.raw(&String::from_utf8(text)?)
     }
 
     /// The names of the machines of these snapshots, for people.
@@ -83,7 +84,7 @@ impl Remote {
         if self.quiet || self.json {
             return Ok(());
         }
-        self.screen.raw(format!("{line}\n").as_bytes())
+        self.screen.raw(&format!("{line}\n"))
     }
 
     /// Follows a job to its end unless told otherwise. `Some` is a job that succeeded.
@@ -104,7 +105,7 @@ impl Remote {
         }
         self.screen.end_progress();
         if job.state == JobState::Failed && !self.quiet {
-            job.notes.iter().for_each(|note| eprintln!("note: {note}"));
+            job.notes.iter().for_each(|note| eprintln!("note: {}", plain(note)));
         }
         match (job.state, &job.error) {
             (JobState::Succeeded, _) => Ok(Some((value, job))),

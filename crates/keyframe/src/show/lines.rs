@@ -7,10 +7,15 @@ use crate::ops::{
     CheckView, Copied, DeletedView, DiffTotals, Kind, PoolStats, PoolView, SizeView, SnapshotsView, VersionView, human,
 };
 
-/// `name: value` lines with the values in one column.
+/// `name: value` lines with the values in one column, those of many lines too: none of them is taken for a name.
 pub(crate) fn fields(fields: &[(&str, String)], out: &mut impl Write) -> io::Result<()> {
     let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0) + 1;
-    fields.iter().try_for_each(|(name, value)| writeln!(out, "{:width$} {value}", format!("{name}:")))
+    let next = format!("\n{:width$} ", "");
+    let line = |name: &str, value: &str| (format!("{name}:"), value.replace('\n', &next));
+    fields
+        .iter()
+        .map(|(name, value)| line(name, value))
+        .try_for_each(|(name, value)| writeln!(out, "{name:width$} {value}"))
 }
 
 pub(super) fn pool(view: &PoolView, out: &mut impl Write) -> io::Result<()> {
@@ -109,4 +114,21 @@ pub(super) fn check(view: &CheckView, out: &mut impl Write) -> io::Result<()> {
 
 pub(super) fn copy(view: &Copied, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "{}: {}, of which {} stored", view.name, human(view.size), human(view.copied))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_of_many_lines_stays_in_its_column() {
+        let mut out = Vec::new();
+        fields(&[("vm", "web".into()), ("description", "mine\nstate: gone".into())], &mut out).unwrap();
+        let expected = "\
+vm:          web
+description: mine
+             state: gone
+";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
 }
