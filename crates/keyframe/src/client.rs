@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use crate::ops::{Event, Reply, Request, Sink};
+use crate::socket;
 use crate::wire::{self, Line};
 
 /// A connection to a server's control socket.
@@ -18,7 +19,7 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn connect(path: &Path) -> Result<Client> {
         let name = path.display().to_string();
-        let stream = UnixStream::connect(path).with_context(|| {
+        let stream = socket::connect(path).with_context(|| {
             format!("no server answers at {name}; start one with `keyframe pool serve` or use --pool")
         })?;
         Ok(Client { stream: BufReader::new(stream), name })

@@ -20,6 +20,7 @@ mod serve;
 mod session;
 mod show;
 mod size;
+mod socket;
 mod span;
 mod storage;
 mod strangers;

@@ -56,6 +56,21 @@ fn who_comes_next_waits_until_the_last_one_has_let_go_of_the_pool() -> Result<()
     site.wait_until_at_rest()
 }
 
+/// The kernel has room for 107 bytes of a socket's path.
+#[test]
+fn a_data_directory_with_a_long_path_is_like_any_other() -> Result<()> {
+    let work = scratch::work_folder()?;
+    let under = work.path().join("x".repeat(120));
+    std::fs::create_dir(&under)?;
+    let site = Site::up(&scratch::keyframe()?, &SiteOptions { under: Some(under), ..SiteOptions::default() })?;
+    site.run(["vm", "create", "web", "--memory", "32M", "--disk", "size=8M", "--nic", "none", "--start"])?;
+    site.run(["snapshot", "create", "web@before", "--memory"])?;
+    site.run(["snapshot", "apply", "web@before"])?;
+    // The pool is reached through its own socket, too, and at rest it is asked by that.
+    site.run(["pool", "info"])?;
+    site.wait_until_at_rest()
+}
+
 #[test]
 fn systemd_understands_our_units() -> Result<()> {
     let systemd = Command::new("systemd-analyze").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();

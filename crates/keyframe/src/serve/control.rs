@@ -19,6 +19,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::Mode;
 
 use crate::ops::{self, Event, Failure, Request, ServerStats};
+use crate::socket;
 use crate::wire::{self, Line, MAX_REQUEST, Received};
 
 /// Connections beyond this number are told so and closed.
@@ -50,7 +51,7 @@ impl Socket {
     /// The umask closes the moment between making the socket and setting its mode.
     fn bind_private(path: &Path) -> std::io::Result<UnixListener> {
         let mask = rustix::process::umask(Mode::from_raw_mode(0o177));
-        let listener = UnixListener::bind(path);
+        let listener = socket::bind(path);
         rustix::process::umask(mask);
         let listener = listener?;
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o600))?;
@@ -61,8 +62,7 @@ impl Socket {
 /// Any other file refuses connections too, and is none of ours to remove.
 fn is_stale(path: &Path) -> bool {
     let is_socket = path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket());
-    is_socket
-        && matches!(UnixStream::connect(path), Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused)
+    is_socket && matches!(socket::connect(path), Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
 impl Drop for Socket {
