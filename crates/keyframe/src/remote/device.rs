@@ -48,7 +48,8 @@ pub(crate) fn nic(output: &Output, args: &NicArgs) -> Result<()> {
         | NicCommand::Plug { vm, wait, .. }
         | NicCommand::Unplug { vm, wait, .. } => (vm, *wait),
     };
-    let found: VmView = typed(&remote.client.get(&["vms", vm], &[])?.value)?;
+    let answer = remote.client.get(&["vms", vm], &[])?;
+    let found: VmView = typed(&answer.value)?;
     let mut nics: Vec<NicSpec> = found.vm.hardware.nics.iter().map(kept).collect();
     match &args.command {
         NicCommand::List { .. } => {}
@@ -59,7 +60,8 @@ pub(crate) fn nic(output: &Output, args: &NicArgs) -> Result<()> {
         NicCommand::Plug { nic, .. } => nics[place(&found, nic)?].link_up = true,
         NicCommand::Unplug { nic, .. } => nics[place(&found, nic)?].link_up = false,
     }
-    update(remote, vm, &VmUpdate { nics: Some(nics), ..VmUpdate::default() }, wait)
+    let wish = VmUpdate { nics: Some(nics), ..VmUpdate::default() };
+    update(remote, vm, &wish, answer.tag.as_deref(), wait)
 }
 
 /// An interface that stays as it is.

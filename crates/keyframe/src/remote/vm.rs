@@ -39,12 +39,12 @@ pub(crate) fn vm(output: &Output, args: &VmArgs) -> Result<()> {
         VmCommand::Resume(args) => act(remote, args, "resume", &json!({}), "resumed"),
         VmCommand::Rename { vm, new } => {
             let wish = VmUpdate { name: Some(new.parse()?), ..VmUpdate::default() };
-            update(remote, vm, &wish, crate::cli::WaitArgs::default())
+            update(remote, vm, &wish, None, crate::cli::WaitArgs::default())
         }
         VmCommand::Set { vm, description, cpus, memory, wait } => {
             let memory = memory.map(|memory| Bytes(memory.0));
             let wish = VmUpdate { description: description.clone(), cpus: *cpus, memory, ..VmUpdate::default() };
-            update(remote, vm, &wish, *wait)
+            update(remote, vm, &wish, None, *wait)
         }
         VmCommand::Delete { vms, force, dry_run, wait } => {
             let query: Vec<_> = flag("force", *force).into_iter().chain(flag("dry_run", *dry_run)).collect();
@@ -85,13 +85,15 @@ fn act(remote: &mut Remote, args: &VmsArgs, verb: &str, wish: &Value, done: &str
 }
 
 /// A change that is made at once, or by a job.
-pub(super) fn update(remote: &mut Remote, vm: &str, wish: &VmUpdate, wait: crate::cli::WaitArgs) -> Result<()> {
-    // Nobody else may have changed it since it was read, because lists are replaced as wholes.
-    let tag = match wish.nics {
-        Some(_) => remote.client.get(&["vms", vm], &[])?.tag,
-        None => None,
-    };
-    let answer = remote.client.patch(&["vms", vm], wish, tag.as_deref())?;
+/// Changes it. Lists are replaced as wholes, so whoever has read one to make another of it says what the tag was then.
+pub(super) fn update(
+    remote: &mut Remote,
+    vm: &str,
+    wish: &VmUpdate,
+    tag: Option<&str>,
+    wait: crate::cli::WaitArgs,
+) -> Result<()> {
+    let answer = remote.client.patch(&["vms", vm], wish, tag)?;
     if super::as_job(&answer.value).is_some() {
         return remote.finish(&answer, wait, &format!("{vm}: changed"));
     }
