@@ -1,5 +1,6 @@
-//! Orders that nobody has thought of, on a host on which anything fails, is slow or dies by chance: after each everything is at
-//! rest, and in the end the host has what the catalog refers to, no more and no less.
+//! Orders that nobody has thought of, one or two at once, on a host on which anything fails, is slow or dies by chance: after
+//! them everything is at rest and holds what it must, and in the end the host has what the catalog refers to, no more and no
+//! less.
 //!
 //! `KEYFRAME_CHANCE=17x200` plays 200 worlds of the seeds from 17 on; a world that breaks a promise names its seed and its orders.
 
@@ -7,11 +8,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use keyframe_agent::hypervisor::fake::Memory;
 use keyframe_agent::testing::Dice;
 use keyframe_model::agent::{Bytes, JobId, SnapshotId, TemplateId, VmId, VolumeRef};
 use keyframe_model::{JobState, Rest, Snapshot, SnapshotKind, SnapshotState, Vm, VmState};
 use serde_json::json;
 
+use super::contents::Effect;
 use super::scenario::clone_of;
 use super::site::{LIMITS, Site, call, caller, done, job, wish};
 use crate::agent::Agent;
@@ -54,23 +57,31 @@ async fn whatever_is_ordered_and_whatever_fails_nothing_is_lost_or_left() {
 }
 
 /// What somebody finds who looks for something to order.
-struct Found {
-    vms: Vec<Vm>,
-    snapshots: Vec<Snapshot>,
+pub(super) struct Found {
+    pub(super) vms: Vec<Vm>,
+    pub(super) snapshots: Vec<Snapshot>,
     templates: Vec<TemplateId>,
 }
 
-struct World {
-    site: Site,
+pub(super) struct World {
+    pub(super) site: Site,
     manager: Arc<Manager>,
     client: Agent,
     dice: Dice,
     orders: Vec<String>,
     /// What the volumes of snapshots held when they were first seen.
     contents: HashMap<(SnapshotId, VolumeRef), u64>,
+    /// Where the guests were of which snapshots have the memory.
+    pub(super) memories: HashMap<SnapshotId, Memory>,
 }
 
-type Checked = std::result::Result<(), String>;
+/// What is said of an order, what it does, and what the manager says to it.
+type Drawn = (String, Effect, Result<JobId>);
+fn runs(vm: &Vm) -> bool {
+    vm.state == VmState::At { rest: Rest::Running }
+}
+
+pub(super) type Checked = std::result::Result<(), String>;
 
 async fn manager(site: &Site) -> Arc<Manager> {
     let jobs = Limits { patience: Duration::from_millis(300), ..LIMITS };
@@ -81,7 +92,15 @@ impl World {
     async fn new(seed: u64) -> World {
         let site = Site::new(true).await;
         let (manager, client) = (manager(&site).await, site.client());
-        World { site, manager, client, dice: Dice::new(seed), orders: Vec::new(), contents: HashMap::new() }
+        World {
+            site,
+            manager,
+            client,
+            dice: Dice::new(seed),
+            orders: Vec::new(),
+            contents: HashMap::new(),
+            memories: HashMap::new(),
+        }
     }
 
     async fn play(&mut self) -> Checked {
@@ -90,13 +109,25 @@ impl World {
         for _ in 0..ORDERS {
             let found = self.found().await;
             self.trouble(true);
-            self.order(&found).await?;
+            self.write(&found);
+            let before = self.before(&found);
+            let mut ordered = Vec::new();
+            for _ in 0..1 + usize::from(self.dice.below(3) == 0) {
+                ordered.extend(self.order(&found).await?);
+            }
+            let mut effects = Vec::new();
+            for (effect, job) in ordered {
+                let state = self.ended(job).await?;
+                effects.extend(effect.after(state));
+            }
             self.trouble(false);
             // Whoever looks at the host may have met its death meanwhile.
             if self.is_dead() {
                 self.site.restart_agent();
             }
             self.is_at_rest().await?;
+            let found = self.found().await;
+            self.check_contents(&before, &found, &effects)?;
         }
         self.holds_what_it_is_to().await
     }
@@ -130,13 +161,13 @@ impl World {
         }
     }
 
-    /// One order, and what comes of it.
-    async fn order(&mut self, found: &Found) -> Checked {
-        let (what, ordered) = self.draw(found).await;
+    /// One order, and what happens beside it.
+    async fn order(&mut self, found: &Found) -> std::result::Result<Option<(Effect, JobId)>, String> {
+        let (what, effect, ordered) = self.draw(found).await;
         self.orders.push(what);
         let job = match ordered {
             Ok(job) => job,
-            Err(e) => return self.refused(&e),
+            Err(e) => return self.refused(&e).map(|()| None),
         };
         match self.dice.below(6) {
             0 => {
@@ -156,7 +187,7 @@ impl World {
             }
             _ => {}
         }
-        self.ended(job).await
+        Ok(Some((effect, job)))
     }
 
     fn is_dead(&self) -> bool {
@@ -178,7 +209,7 @@ impl World {
     }
 
     /// Waits for a job's end; an agent that dies meanwhile is followed by another.
-    async fn ended(&mut self, job: JobId) -> Checked {
+    async fn ended(&mut self, job: JobId) -> std::result::Result<JobState, String> {
         let until = tokio::time::Instant::now() + PATIENCE;
         loop {
             let view = self.manager.wait_job(&caller(), job, Duration::from_millis(50)).await;
@@ -190,7 +221,7 @@ impl World {
                 self.orders.push(format!("  {:?} {}", view.state, view.error.as_ref().map_or("", |e| &e.message)));
                 let told = view.error.is_some_and(|e| !e.message.is_empty());
                 return if view.state == JobState::Succeeded || told {
-                    Ok(())
+                    Ok(view.state)
                 } else {
                     Err(format!("{} has {:?} without a reason", view.title, view.state))
                 };
@@ -202,10 +233,9 @@ impl World {
     }
 
     /// Something to order, and what the manager says to it.
-    async fn draw(&mut self, found: &Found) -> (String, Result<JobId>) {
+    async fn draw(&mut self, found: &Found) -> Drawn {
         let (n, of) = (self.orders.len(), self.dice.below(4));
         let Some(vm) = self.dice.pick(&found.vms) else { return self.create(n).await };
-        self.write(vm);
         let snapshot = self.dice.pick(&found.snapshots);
         match (of, snapshot) {
             (0, _) => self.power(vm).await,
@@ -214,33 +244,41 @@ impl World {
             (3, _) if found.vms.len() < MACHINES => self.copy(n, vm, snapshot, found).await,
             (3, _) => {
                 let wish = VmDelete { force: true, ..VmDelete::default() };
-                (format!("delete {}", vm.name), self.manager.delete_vm(&call(), vm.id, wish).await.map(job))
+                (
+                    format!("delete {}", vm.name),
+                    Effect::Nothing,
+                    self.manager.delete_vm(&call(), vm.id, wish).await.map(job),
+                )
             }
             _ => self.snap(vm).await,
         }
     }
 
-    /// Its guest writes, if it runs. One whose disk is away writes when it is back.
-    fn write(&mut self, vm: &Vm) {
-        if vm.state == (VmState::At { rest: Rest::Running }) {
-            let written = self.site.fake.step(vm.id, 1 + self.dice.below(9));
-            self.orders.push(format!("  {} writes: {}", vm.name, written.is_ok()));
+    /// Some guests write. One whose disk is away writes when it is back.
+    fn write(&mut self, found: &Found) {
+        for vm in found.vms.iter().filter(|vm| runs(vm)) {
+            if self.dice.below(2) == 0 {
+                let written = self.site.fake.step(vm.id, 1 + self.dice.below(9));
+                self.orders.push(format!("  {} writes: {}", vm.name, written.is_ok()));
+            }
         }
     }
 
-    async fn create(&mut self, n: usize) -> (String, Result<JobId>) {
+    async fn create(&mut self, n: usize) -> Drawn {
         let wish = wish(&self.site, &format!("vm-{n}"), &[3], self.dice.below(2) == 0);
-        (format!("create vm-{n}"), self.manager.create_vm(&call(), wish).await.map(|made| made.id))
+        (format!("create vm-{n}"), Effect::Nothing, self.manager.create_vm(&call(), wish).await.map(|made| made.id))
     }
 
-    async fn snap(&mut self, vm: &Vm) -> (String, Result<JobId>) {
+    async fn snap(&mut self, vm: &Vm) -> Drawn {
         let kind = [SnapshotKind::Disk, SnapshotKind::DiskAndMemory][self.dice.below(2)];
         let wish = SnapshotCreate { kind: Some(kind), ..SnapshotCreate::default() };
         let what = format!("snapshot {} {kind:?}", vm.name);
-        (what, self.manager.create_snapshot(&call(), vm.id, wish).await.map(|made| made.id))
+        let captures = kind == SnapshotKind::DiskAndMemory && runs(vm);
+        let effect = if captures { Effect::Captures(vm.id) } else { Effect::Nothing };
+        (what, effect, self.manager.create_snapshot(&call(), vm.id, wish).await.map(|made| made.id))
     }
 
-    async fn power(&mut self, vm: &Vm) -> (String, Result<JobId>) {
+    async fn power(&mut self, vm: &Vm) -> Drawn {
         let (manager, dice, call, id) = (&self.manager, &mut self.dice, call(), vm.id);
         let (what, ordered) = match dice.below(5) {
             0 => ("start", manager.start_vm(&call, id, StartRequest { paused: dice.below(3) == 0 }).await),
@@ -252,10 +290,10 @@ impl World {
             3 => ("resume", manager.resume_vm(&call, id).await),
             _ => ("start", manager.start_vm(&call, id, StartRequest::default()).await),
         };
-        (format!("{what} {}", vm.name), ordered.map(|made| made.id))
+        (format!("{what} {}", vm.name), Effect::Nothing, ordered.map(|made| made.id))
     }
 
-    async fn disks(&mut self, vm: &Vm) -> (String, Result<JobId>) {
+    async fn disks(&mut self, vm: &Vm) -> Drawn {
         let (manager, dice, call, id) = (&self.manager, &mut self.dice, call(), vm.id);
         let (what, ordered) = match (dice.below(4), dice.pick(&vm.hardware.disks)) {
             (0, Some(disk)) => (format!("detach {}", disk.name), manager.detach_disk(&call, id, disk.id).await),
@@ -268,34 +306,40 @@ impl World {
                 ("attach".to_owned(), manager.attach_disk(&call, id, DiskAttach { disk, slot: None }).await)
             }
         };
-        (format!("{what} of {}", vm.name), ordered.map(|made| made.id))
+        (format!("{what} of {}", vm.name), Effect::Changes(id), ordered.map(|made| made.id))
     }
 
-    async fn tree(&mut self, snapshot: &Snapshot) -> (String, Result<JobId>) {
+    async fn tree(&mut self, snapshot: &Snapshot) -> Drawn {
         let (manager, dice, call) = (&self.manager, &mut self.dice, call());
-        let (what, ordered) = match dice.below(6) {
+        let (what, effect, ordered) = match dice.below(6) {
             act @ (0 | 1) => {
                 let wish = SnapshotDelete { subtree: act == 1, dry_run: false };
-                (format!("delete, subtree {}", act == 1), manager.delete_snapshot(&call, snapshot.id, wish).await)
+                (
+                    format!("delete, subtree {}", act == 1),
+                    Effect::Nothing,
+                    manager.delete_snapshot(&call, snapshot.id, wish).await,
+                )
             }
             act => {
                 let (discard_current, start) = (act % 2 == 0, dice.below(2) == 0);
                 let wish = Apply { discard_current, start, ..Apply::default() };
-                (format!("apply, discard {discard_current}"), manager.apply_snapshot(&call, snapshot.id, wish).await)
+                let effect = Effect::Applies { vm: snapshot.vm, snapshot: snapshot.id };
+                let ordered = manager.apply_snapshot(&call, snapshot.id, wish).await;
+                (format!("apply, discard {discard_current}"), effect, ordered)
             }
         };
-        (format!("{what} {} of {}", snapshot.name, snapshot.vm), ordered.map(job))
+        (format!("{what} {} of {}", snapshot.name, snapshot.vm), effect, ordered.map(job))
     }
 
     /// Clones, forks and templates, and machines that are copies of nothing.
-    async fn copy(&mut self, n: usize, vm: &Vm, snapshot: Option<&Snapshot>, found: &Found) -> (String, Result<JobId>) {
+    async fn copy(&mut self, n: usize, vm: &Vm, snapshot: Option<&Snapshot>, found: &Found) -> Drawn {
         let (manager, dice, call) = (&self.manager, &mut self.dice, call());
         let snapshot = snapshot.filter(|_| dice.below(2) == 0).map(|snapshot| snapshot.id);
         match (dice.below(6), found.templates.first()) {
             (0, _) => self.create(n).await,
             (1, Some(template)) => {
                 let gone = manager.delete_template(&call, *template).await;
-                ("delete a template".to_owned(), gone.map(|made| made.id))
+                ("delete a template".to_owned(), Effect::Nothing, gone.map(|made| made.id))
             }
             (1 | 2, _) => {
                 let vm_source = TemplateSource::Vm { vm: vm.id };
@@ -303,15 +347,22 @@ impl World {
                 let name = format!("template-{n}").parse().unwrap();
                 let what = format!("template-{n} of {source:?}");
                 let wish = TemplateCreate { name, description: String::new(), source };
-                (what, manager.create_template(&call, wish).await.map(|made| made.id))
+                (what, Effect::Nothing, manager.create_template(&call, wish).await.map(|made| made.id))
             }
             (act, _) => {
                 let vm_source = CloneSource::Vm { vm: vm.id };
                 let source = snapshot.map_or(vm_source, |snapshot| CloneSource::Snapshot { snapshot });
                 let memory = if act < 5 { CloneMemory::Yes } else { CloneMemory::No };
                 let what = format!("clone {source:?} as copy-{n}, memory {memory:?}");
-                let wish = clone_of(source, &format!("copy-{n}"), memory);
-                (what, manager.clone_vm(&call, wish).await.map(|made| made.id))
+                let name = format!("copy-{n}");
+                let wish = clone_of(source, &name, memory);
+                let captures = snapshot.is_none() && memory == CloneMemory::Yes && runs(vm);
+                let captures = captures.then_some(vm.id);
+                (
+                    what,
+                    Effect::Copies { source, name, captures },
+                    manager.clone_vm(&call, wish).await.map(|made| made.id),
+                )
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The manager with a real agent in this process, whose arrays and machines are fakes.
 
 mod chance;
+mod contents;
 mod dry_runs;
 mod image;
 mod kinds;
