@@ -456,6 +456,8 @@ async fn disks_and_snapshots_by_all_that_can_be_asked_for() {
     let world = World::new().await;
     let vm = world.make("web").await;
     // Disks.
+    let misspelt = json!({"name": "data", "size": 1 << 20, "readonly": true});
+    world.post("/v1/vms/web/disks", misspelt).await.refuses(400, "invalid", "unknown field `readonly`");
     world.done("/v1/vms/web/disks", json!({"name": "data", "size": 1 << 20, "slot": 3})).await;
     world.done("/v1/vms/web/disks/data/resize", json!({"size": 2 << 20})).await;
     let disk = world.get("/v1/vms/web/disks/data").await.is(200).body;

@@ -18,7 +18,7 @@ pub(crate) fn disk(output: &Output, args: &DiskArgs) -> Result<()> {
             remote.show(&disks, |out| Ok(view::device::disks(&typed::<Vec<_>>(&disks)?, out)?))
         }
         DiskCommand::Attach { vm, disk, slot, wait } => {
-            let wish = DiskAttach { disk: disk_spec(disk)?, slot: *slot };
+            let wish = DiskAttach::at(disk_spec(disk)?, *slot);
             let answer = remote.client.post(&["vms", vm, "disks"], &wish)?;
             remote.finish(&answer, *wait, &format!("{vm}: disk attached"))
         }

@@ -45,16 +45,18 @@ impl Manager {
     /// Adds one.
     pub async fn attach_disk(&self, call: &Call, vm: VmId, wish: DiskAttach) -> Result<JobRef> {
         self.admit(&call.caller)?;
-        let content = content(&wish.disk)?;
+        let slot = wish.slot;
+        let disk = wish.into_disk();
+        let content = content(&disk)?;
         let host = self.agent.host().await?;
         let order = kind::AttachOrder {
             vm,
             expected: call.expected,
-            name: wish.disk.name.clone(),
-            slot: wish.slot,
-            array: array(&host, wish.disk.array.as_ref())?,
+            slot,
+            array: array(&host, disk.array.as_ref())?,
             content,
-            read_only: wish.disk.read_only,
+            read_only: disk.read_only,
+            name: disk.name,
         };
         self.order::<kind::DiskAttach>(call, order).await
     }

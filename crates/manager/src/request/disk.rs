@@ -43,15 +43,43 @@ pub enum DiskContent {
     },
 }
 
-/// Adds a disk to a machine, also while it runs.
+/// Adds a disk to a machine, also while it runs: a [`DiskSpec`] and a place. Written out, because what is flattened would let
+/// members pass that nobody knows, a misspelt `read_only` among them.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct DiskAttach {
-    /// The new disk.
-    #[serde(flatten)]
-    pub disk: DiskSpec,
+    /// By default `disk0`, `disk1`, … by its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// What is in it at first.
+    #[serde(default)]
+    pub content: DiskContent,
+    /// Its size, a multiple of 4096; the image's when absent, required for an empty one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Bytes>,
+    /// The array it lies on; by default the host's first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub array: Option<String>,
+    /// The guest may only read.
+    #[serde(default)]
+    pub read_only: bool,
     /// Its place, 0 to 23; the first free one when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot: Option<u8>,
+}
+
+impl DiskAttach {
+    /// Adds this disk, at this place or the first free one.
+    pub fn at(disk: DiskSpec, slot: Option<u8>) -> DiskAttach {
+        let DiskSpec { name, content, size, array, read_only } = disk;
+        DiskAttach { name, content, size, array, read_only, slot }
+    }
+
+    /// The disk without its place.
+    pub fn into_disk(self) -> DiskSpec {
+        let DiskAttach { name, content, size, array, read_only, slot: _ } = self;
+        DiskSpec { name, content, size, array, read_only }
+    }
 }
 
 /// Sets the size of a disk, also while its machine runs.

@@ -303,7 +303,7 @@ impl World {
             }
             _ => {
                 let disk = DiskSpec { content: DiskContent::Empty, size: Some(Bytes(1 << 14)), ..DiskSpec::default() };
-                ("attach".to_owned(), manager.attach_disk(&call, id, DiskAttach { disk, slot: None }).await)
+                ("attach".to_owned(), manager.attach_disk(&call, id, DiskAttach::at(disk, None)).await)
             }
         };
         (format!("{what} of {}", vm.name), Effect::Changes(id), ordered.map(|made| made.id))

@@ -153,7 +153,7 @@ async fn snapshots_are_compared_disk_by_disk() {
     site.fake.step(vm.id, 3).unwrap();
     done(&manager, manager.detach_disk(&call(), vm.id, vm.hardware.disks[1].id).await.unwrap().id).await;
     let disk = DiskSpec { size: Some(Bytes(1 << 16)), ..DiskSpec::default() };
-    let attach = DiskAttach { disk, slot: None };
+    let attach = DiskAttach::at(disk, None);
     done(&manager, manager.attach_disk(&call(), vm.id, attach).await.unwrap().id).await;
     let two = snap(&manager, vm.id, "two", SnapshotKind::Disk).await;
 

@@ -41,7 +41,7 @@ fn well(site: &Site) {
 
 async fn attach_extra(manager: &Manager, vm: keyframe_model::agent::VmId) {
     let disk = DiskSpec { content: DiskContent::Empty, size: Some(Bytes(DISK.0)), ..DiskSpec::default() };
-    let attached = manager.attach_disk(&call(), vm, DiskAttach { disk, slot: None }).await.unwrap();
+    let attached = manager.attach_disk(&call(), vm, DiskAttach::at(disk, None)).await.unwrap();
     done(manager, attached.id).await;
 }
 

@@ -184,7 +184,7 @@ async fn detach(manager: &Manager, vm: VmId, disk: DiskId) {
 /// The one that was added last.
 async fn attach(manager: &Manager, vm: VmId) -> Disk {
     let disk = DiskSpec { content: DiskContent::Empty, size: Some(Bytes(1 << 14)), ..DiskSpec::default() };
-    let job = manager.attach_disk(&call(), vm, DiskAttach { disk, slot: Some(9) }).await.unwrap();
+    let job = manager.attach_disk(&call(), vm, DiskAttach::at(disk, Some(9))).await.unwrap();
     done(manager, job.id).await;
     let disks = manager.vm(&caller(), vm).await.unwrap().vm.hardware.disks;
     disks.into_iter().find(|disk| disk.slot == 9).unwrap()

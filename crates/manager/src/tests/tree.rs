@@ -21,10 +21,8 @@ async fn a_detached_disk_comes_back_with_the_node_that_had_it() {
     let disks = manager.disks(&caller(), vm.id).await.unwrap();
     assert_eq!(disks.iter().map(|view| (view.attached, view.snapshots)).collect::<Vec<_>>(), [(true, 1), (false, 1)]);
 
-    let attach = DiskAttach {
-        disk: DiskSpec { content: DiskContent::Image { path: site.image(3), format: None }, ..DiskSpec::default() },
-        slot: Some(7),
-    };
+    let disk = DiskSpec { content: DiskContent::Image { path: site.image(3), format: None }, ..DiskSpec::default() };
+    let attach = DiskAttach::at(disk, Some(7));
     done(&manager, manager.attach_disk(&call(), vm.id, attach).await.unwrap().id).await;
     let third = manager.vm(&caller(), vm.id).await.unwrap().vm.hardware.disks[1].clone();
     assert_eq!((third.slot, third.size), (7, DISK));
@@ -134,7 +132,7 @@ async fn a_disk_that_nobody_holds_goes_with_the_state_that_is_discarded() {
     let (site, manager, vm) = Site::with_web(&[1], false).await;
     let one = snap(&manager, vm.id, "one", SnapshotKind::Disk).await;
     let disk = DiskSpec { size: Some(Bytes(8192)), ..DiskSpec::default() };
-    let attach = DiskAttach { disk, slot: None };
+    let attach = DiskAttach::at(disk, None);
     done(&manager, manager.attach_disk(&call(), vm.id, attach).await.unwrap().id).await;
     assert_eq!(site.look().await["volumes"].as_array().unwrap().len(), 2);
     apply(&manager, one, Apply { discard_current: true, ..Apply::default() }).await;
