@@ -97,10 +97,15 @@ pub(crate) fn with_spare<T, E>(
 pub(crate) fn remove_file(path: &Path) -> crate::Result<()> {
     match fs::remove_file(path) {
         Ok(()) => sync_parent(path),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // A file system that may only be read says so before it looks.
+        Err(_) if is_absent(path) => Ok(()),
         Err(error) => Err(error),
     }
     .map_err(|error| fault::of_io(format_args!("remove {}", path.display()), &error))
+}
+
+fn is_absent(path: &Path) -> bool {
+    path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 /// Gives a whole, synced file the name that it is to have, durably, unless something bears that name.
@@ -121,4 +126,30 @@ fn make(path: &Path) -> io::Result<()> {
 /// A rename or removal lasts when its folder is on disk.
 fn sync_parent(path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Needs the right to mount.
+    #[test]
+    fn what_is_not_there_need_not_be_removed_from_what_may_only_be_read() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let run = |words: &[&str]| Command::new(words[0]).args(&words[1..]).arg(dir.path()).status();
+        if !run(&["mount", "-t", "tmpfs", "none"]).is_ok_and(|status| status.success()) {
+            println!("SKIPPED: a file system that may only be read needs the right to mount one");
+            return;
+        }
+        let file = dir.path().join("image");
+        fs::write(&file, b"memory").expect("there is room");
+        let read_only = run(&["mount", "-o", "remount,ro"]).expect("mount is there").success();
+        let (there, absent) = (remove_file(&file), remove_file(&dir.path().join("other")));
+        let gone = run(&["umount"]).expect("umount is there").success();
+        assert!(read_only && gone, "it cannot be mounted anew or not be taken away");
+        assert!(there.expect_err("it may only be read").message.contains("remove "), "of what was there");
+        absent.expect("it is not there");
+    }
 }
