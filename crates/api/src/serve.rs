@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
 use axum::{Router, middleware};
@@ -16,6 +17,9 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::auth::Peer;
 use crate::body::MAX_BODY;
 use crate::{State, document, guard, resource};
+
+/// How long requests under way may take when the manager stops. Of some nothing more ever comes.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Where to listen.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -66,16 +70,27 @@ impl Server {
         self.tcp.as_ref().and_then(|tcp| tcp.local_addr().ok())
     }
 
-    /// Serves until `stop`, then answers what was asked already.
+    /// Serves until `stop`, then answers what was asked already, if that does not take long.
     pub async fn run(self, manager: Arc<Manager>, stop: CancellationToken) -> io::Result<()> {
         let service = router(manager, stop.clone()).into_make_service_with_connect_info::<Peer>();
         let unix = axum::serve(self.unix, service.clone()).with_graceful_shutdown(stop.clone().cancelled_owned());
-        let served = match self.tcp {
-            Some(tcp) => {
-                let tcp = axum::serve(tcp, service).with_graceful_shutdown(stop.cancelled_owned());
-                tokio::try_join!(unix.into_future(), tcp.into_future()).map(drop)
+        let (tcp, stopped) = (self.tcp, stop.clone());
+        let all = async {
+            match tcp {
+                Some(tcp) => {
+                    let tcp = axum::serve(tcp, service).with_graceful_shutdown(stopped.cancelled_owned());
+                    tokio::try_join!(unix.into_future(), tcp.into_future()).map(drop)
+                }
+                None => unix.await,
             }
-            None => unix.await,
+        };
+        let late = async {
+            stop.cancelled().await;
+            tokio::time::sleep(GRACE).await;
+        };
+        let served = tokio::select! {
+            served = all => served,
+            () = late => Ok(()),
         };
         // Somebody may have removed it already.
         std::fs::remove_file(&self.socket).unwrap_or(());

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -11,11 +12,12 @@ use axum::http::{HeaderMap, Method, Request, StatusCode};
 use futures_util::StreamExt as _;
 use keyframe_agent::hypervisor::fake::{Fake, FakeOptions};
 use keyframe_agent::testing::{TestAgent, TestOptions};
-use keyframe_api::{Peer, router};
+use keyframe_api::{Listen, Peer, Server, router};
 use keyframe_catalog::Catalog;
 use keyframe_manager::{AgentAddress, Config, Manager};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
@@ -24,7 +26,7 @@ struct World {
     routes: Router,
     manager: Arc<Manager>,
     agent: Option<TestAgent>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 /// What was answered.
@@ -77,7 +79,7 @@ impl World {
         let catalog = Catalog::open(dir.path().join("catalog.db").to_str().unwrap()).await.unwrap();
         let manager = Manager::start(Config::new(catalog, AgentAddress::Unix(agent.socket()))).await.unwrap();
         let routes = router(Arc::clone(&manager), CancellationToken::new());
-        World { routes, manager, agent: Some(agent), _dir: dir }
+        World { routes, manager, agent: Some(agent), dir }
     }
 
     async fn end(mut self) {
@@ -296,6 +298,31 @@ async fn nonsense_is_refused_by_name() {
     send(&[("content-type", "text/plain")], b"{}".to_vec()).await.refuses(415, "invalid", "application/json");
     send(&[("content-type", "application/json")], vec![b' '; (1 << 20) + 1]).await.refuses(413, "invalid", "at most");
     world.send(owner(), Method::PUT, "/v1/vms", &[], Body::empty()).await.refuses(405, "invalid", "PUT");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_never_finishes_a_request_does_not_keep_the_manager_from_stopping() {
+    let world = World::new().await;
+    let socket = world.dir.path().join("requests.sock");
+    let listen = Listen { socket: socket.clone(), tcp: Some("127.0.0.1:0".parse().unwrap()) };
+    let server = Server::bind(&listen).await.unwrap();
+    let (stop, address) = (CancellationToken::new(), server.tcp().unwrap());
+    let served = tokio::spawn(server.run(Arc::clone(&world.manager), stop.clone()));
+    let mut head = tokio::net::TcpStream::connect(address).await.unwrap();
+    head.write_all(b"GET /v1/vms HTT").await.unwrap();
+    let mut body = tokio::net::UnixStream::connect(&socket).await.unwrap();
+    let begun = "POST /v1/vms HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-type: application/json\r\n\
+                 content-length: 50\r\n\r\n";
+    body.write_all(begun.as_bytes()).await.unwrap();
+    // It is being read.
+    let mut answer = [0; 12];
+    body.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 100");
+    stop.cancel();
+    let served = tokio::time::timeout(Duration::from_secs(60), served).await;
+    served.expect("it still waits for them").unwrap().unwrap();
+    assert!(!socket.exists(), "its socket is left");
     world.end().await;
 }
 
