@@ -84,8 +84,8 @@ fn act(remote: &mut Remote, args: &VmsArgs, verb: &str, wish: &Value, done: &str
     each(json, [refused, ended], |result| result)
 }
 
-/// A change that is made at once, or by a job.
-/// Changes it. Lists are replaced as wholes, so whoever has read one to make another of it says what the tag was then.
+/// A change that is made at once, or by a job. Lists are replaced as wholes, so whoever has read one to make another of it says
+/// what the tag was then.
 pub(super) fn update(
     remote: &mut Remote,
     vm: &str,
