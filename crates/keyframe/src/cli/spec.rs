@@ -42,7 +42,8 @@ pub(crate) enum NicPolicyText {
     Isolated(Option<String>),
 }
 
-fn parts(text: &str) -> Vec<(String, Option<String>)> {
+/// What is between the commas; nothing is said twice.
+fn parts(text: &str) -> Result<Vec<(String, Option<String>)>, String> {
     let mut parts = vec![String::new()];
     let mut rest = text.chars().peekable();
     while let Some(c) = rest.next() {
@@ -56,7 +57,20 @@ fn parts(text: &str) -> Vec<(String, Option<String>)> {
         Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
         None => (part, None),
     };
-    parts.into_iter().map(pair).collect()
+    let pairs: Vec<_> = parts.into_iter().map(pair).collect();
+    let twice = |at: &usize| pairs[..*at].iter().any(|(key, _)| *key == pairs[*at].0);
+    match (1..pairs.len()).find(twice) {
+        Some(at) => Err(format!("{:?} is there twice", pairs[at].0)),
+        None => Ok(pairs),
+    }
+}
+
+/// A size may have its key or not.
+fn set_size(disk: &mut DiskText, size: &str) -> Result<(), String> {
+    match disk.size.replace(parse_size(size)?.0) {
+        Some(_) => Err(format!("{size:?} is a second size")),
+        None => Ok(()),
+    }
 }
 
 fn vlan(text: &str) -> Result<u16, String> {
@@ -69,16 +83,14 @@ impl FromStr for DiskText {
 
     fn from_str(text: &str) -> Result<DiskText, String> {
         let mut disk = DiskText::default();
-        for (key, value) in &parts(text) {
+        for (key, value) in &parts(text)? {
             match (key.as_str(), value.as_deref()) {
-                ("size", Some(size)) => disk.size = Some(parse_size(size)?.0),
+                ("size", Some(size)) => set_size(&mut disk, size)?,
                 ("image", Some(file)) => disk.image = Some(file.into()),
                 ("name", Some(name)) => disk.name = Some(name.into()),
                 ("array", Some(array)) => disk.array = Some(array.into()),
                 ("read-only", None) => disk.read_only = true,
-                (size, None) if size.starts_with(|c: char| c.is_ascii_digit()) => {
-                    disk.size = Some(parse_size(size)?.0);
-                }
+                (size, None) if size.starts_with(|c: char| c.is_ascii_digit()) => set_size(&mut disk, size)?,
                 (key, _) => {
                     let known = "size=SIZE, image=FILE, name=NAME, array=NAME, read-only";
                     return Err(format!(
@@ -99,13 +111,16 @@ impl FromStr for NicText {
 
     fn from_str(text: &str) -> Result<NicText, String> {
         let (mut cable, mut mac, mut down) = (None, None, false);
-        for (key, value) in &parts(text) {
+        for (key, value) in &parts(text)? {
             match ((key.as_str(), value.as_deref()), &mut cable) {
                 (("user", None), None) => cable = Some(Cable::User),
                 (("none", None), None) => cable = Some(Cable::None),
                 (("bridge", Some(name)), None) => cable = Some(Cable::Bridge { name: name.into(), vlan: None }),
                 (("isolated", Some(name)), None) => cable = Some(Cable::Isolated(name.into())),
                 (("vlan", Some(id)), Some(Cable::Bridge { vlan: of_bridge, .. })) => *of_bridge = Some(vlan(id)?),
+                (("user" | "none" | "bridge" | "isolated", _), Some(_)) => {
+                    return Err(format!("{key:?} is a second place; a network interface leads to one"));
+                }
                 (("mac", Some(address)), _) => mac = Some(address.to_owned()),
                 (("down", None), _) => down = true,
                 ((key, _), _) => {
@@ -157,6 +172,12 @@ mod tests {
         for wrong in ["", "name=x", "size=ten", "file=/x", "20G,", "read-only=1"] {
             assert!(wrong.parse::<DiskText>().is_err(), "{wrong}");
         }
+        for twice in ["1G,2G", "size=1G,2G", "1G,size=2G"] {
+            assert!(twice.parse::<DiskText>().unwrap_err().contains("a second size"), "{twice}");
+        }
+        for twice in ["size=1G,size=1G", "1G,name=a,name=b", "image=/a,image=/b", "1G,read-only,read-only"] {
+            assert!(twice.parse::<DiskText>().unwrap_err().contains("is there twice"), "{twice}");
+        }
     }
 
     #[test]
@@ -169,6 +190,9 @@ mod tests {
         for wrong in ["", "user,none", "user,vlan=7", "bridge=br0,vlan=0", "bridge=br0,vlan=4095", "down", "tap=1"] {
             assert!(wrong.parse::<NicText>().is_err(), "{wrong}");
         }
+        assert_eq!("bridge=a,bridge=b".parse::<NicText>(), Err("\"bridge\" is there twice".to_owned()));
+        let second = "\"isolated\" is a second place; a network interface leads to one";
+        assert_eq!("bridge=a,isolated=b".parse::<NicText>(), Err(second.to_owned()));
     }
 
     #[test]
