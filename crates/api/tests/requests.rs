@@ -285,7 +285,7 @@ async fn nonsense_is_refused_by_name() {
     world.get("/v1/vms?limit=many").await.refuses(400, "invalid", "");
     world.get("/v1/vms/%ff").await.refuses(400, "invalid", "the address is not understood: Invalid UTF-8");
     world.get("/v1/vms/web/disks/%ff").await.refuses(400, "invalid", "the address is not understood: Invalid UTF-8");
-    world.get("/v1/jobs/x").await.refuses(404, "not-found", "there is no job 'x'");
+    world.get("/v1/jobs/x").await.refuses(404, "not-found", "job 'x' is not there; `keyframe job list` shows what is");
     world.get("/v1/jobs?wait=1").await.refuses(400, "invalid", "'wait' is not known here");
     world.get("/v1/vms/web/console").await.is(426);
     world.post("/v1/vms", json!({"name": "a/b"})).await.refuses(400, "invalid", "'/' in it");

@@ -73,9 +73,14 @@ impl Error {
         Error::new(ErrorKind::Cancelled, "cancelled")
     }
 
-    /// Something is not there.
-    pub fn not_found(what: impl std::fmt::Display) -> Error {
-        Error::new(ErrorKind::NotFound, format!("{what} is not there"))
+    /// Something is not there; `keyframe LIST` shows what is.
+    pub fn not_found(what: impl std::fmt::Display, list: impl std::fmt::Display) -> Error {
+        Error::new(ErrorKind::NotFound, format!("{what} is not there; `keyframe {list}` shows what is"))
+    }
+
+    /// What looking something up came to: `missing` says better than the catalog what is not there.
+    pub(crate) fn of_lookup(error: keyframe_catalog::Error, missing: impl FnOnce() -> Error) -> Error {
+        if error.kind == keyframe_catalog::ErrorKind::NotFound { missing() } else { error.into() }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Disks of machines.
 
+use keyframe_manager::Error;
 use keyframe_manager::request::{DiskAttach, DiskResize, DiskView, JobView};
-use keyframe_manager::{Error, ErrorKind};
 use keyframe_model::agent::VmId;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -23,7 +23,7 @@ async fn find(ask: &Ask, vm: VmId, name: &str) -> Result<DiskView, Problem> {
         all.into_iter().filter(|view| view.disk.id.to_string() == name || view.disk.name.as_str() == name).collect();
     of_name.sort_by_key(|view| !view.attached);
     let shown: String = name.chars().take(80).collect();
-    let missing = || Error::new(ErrorKind::NotFound, format!("the machine has no disk '{}'", shown.escape_debug()));
+    let missing = || Error::not_found(format!("disk '{}'", shown.escape_debug()), "disk list VM");
     Ok(of_name.into_iter().next().ok_or_else(missing)?)
 }
 

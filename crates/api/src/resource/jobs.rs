@@ -1,7 +1,7 @@
 //! Jobs.
 
 use axum::http::StatusCode;
-use keyframe_manager::ErrorKind;
+use keyframe_manager::Error;
 use keyframe_manager::request::{JobFilter, JobView, Page, PageRequest};
 use keyframe_model::agent::JobId;
 use utoipa_axum::router::OpenApiRouter;
@@ -18,7 +18,7 @@ pub(super) fn routes() -> OpenApiRouter<State> {
 
 fn id(text: &str) -> Result<JobId, Problem> {
     let shown: String = text.chars().take(80).collect();
-    text.parse().map_err(|_| Problem::new(ErrorKind::NotFound, format!("there is no job '{}'", shown.escape_debug())))
+    text.parse().map_err(|_| Error::not_found(format!("job '{}'", shown.escape_debug()), "job list").into())
 }
 
 /// List jobs, newest first

@@ -95,7 +95,7 @@ pub(crate) fn nics(now: &[Nic], wished: &[NicSpec]) -> Result<Vec<Nic>> {
             now.iter()
                 .find(|nic| nic.id == id)
                 .cloned()
-                .ok_or_else(|| Error::not_found(format!("network interface {id}")))
+                .ok_or_else(|| Error::not_found(format!("network interface {id}"), "nic list VM"))
         });
         let old = old.transpose()?;
         let mac = match (&spec.mac, &old) {

@@ -26,7 +26,7 @@ impl Manager {
     pub async fn host(&self, caller: &Caller, name: &str) -> Result<HostView> {
         self.admit(caller)?;
         let host = self.catalog.read().await?.find_host(name).await?;
-        self.view(host.ok_or_else(|| Error::not_found(format!("host {name}")))?).await
+        self.view(host.ok_or_else(|| Error::not_found(format!("host {name}"), "host list"))?).await
     }
 
     async fn view(&self, host: Host) -> Result<HostView> {

@@ -7,7 +7,7 @@ use keyframe_model::agent::JobId;
 
 use super::page::{answer, wanted};
 use crate::request::{Call, Caller, JobError, JobFilter, JobRef, JobView, Page, PageRequest};
-use crate::{ErrorKind, Manager, Result};
+use crate::{Error, ErrorKind, Manager, Result};
 
 impl Manager {
     /// All that match, newest first.
@@ -22,7 +22,8 @@ impl Manager {
     /// One.
     pub async fn job(&self, caller: &Caller, job: JobId) -> Result<JobView> {
         self.admit(caller)?;
-        Ok(view(self.catalog.read().await?.job(job).await?))
+        let missing = || Error::not_found(format!("job {job}"), "job list");
+        Ok(view(self.catalog.read().await?.job(job).await.map_err(|e| Error::of_lookup(e, missing))?))
     }
 
     /// Waits until it has ended, or for so long; answers how it stands then.

@@ -91,21 +91,31 @@ impl Manager {
     pub async fn find_snapshot(&self, caller: &Caller, vm: Option<VmId>, name: &str) -> Result<SnapshotId> {
         self.admit(caller)?;
         let mut tx = self.catalog.read().await?;
+        let of = match vm {
+            Some(vm) => Some(tx.vm(vm).await?),
+            None => None,
+        };
+        let missing = || match &of {
+            Some(vm) => {
+                let vm = &vm.name;
+                Error::not_found(format!("snapshot {name} of {vm}"), format!("snapshot list {vm}"))
+            }
+            None => Error::not_found(format!("snapshot {name}"), "snapshot list"),
+        };
         if let Ok(id) = name.parse() {
-            let snapshot = tx.snapshot(id).await?;
+            let snapshot = tx.snapshot(id).await.map_err(|e| Error::of_lookup(e, missing))?;
             return match vm {
-                Some(vm) if vm != snapshot.vm => Err(Error::not_found(format!("snapshot {name} of that machine"))),
+                Some(vm) if vm != snapshot.vm => Err(missing()),
                 Some(_) | None => Ok(snapshot.id),
             };
         }
-        let Some(vm) = vm else {
+        let Some(vm) = &of else {
             let message =
                 format!("'{}' is a snapshot's name without its machine; write MACHINE@SNAPSHOT", name.escape_debug());
             return Err(Error::new(ErrorKind::Invalid, message));
         };
-        let vm = tx.vm(vm).await?;
         let found = tx.find_snapshot(vm.id, &name.parse()?).await?;
-        found.map(|snapshot| snapshot.id).ok_or_else(|| Error::not_found(format!("snapshot {name} of {}", vm.name)))
+        found.map(|snapshot| snapshot.id).ok_or_else(missing)
     }
 
     /// A machine's tree, with space if asked for.

@@ -36,12 +36,13 @@ impl Manager {
     /// A template by its identifier or its name.
     pub async fn find_template(&self, caller: &Caller, name: &str) -> Result<TemplateId> {
         self.admit(caller)?;
+        let missing = || Error::not_found(format!("template {name}"), "template list");
         let mut tx = self.catalog.read().await?;
         if let Ok(id) = name.parse() {
-            return Ok(tx.template(id).await?.id);
+            return Ok(tx.template(id).await.map_err(|e| Error::of_lookup(e, missing))?.id);
         }
         let found = tx.find_template(&name.parse()?).await?;
-        found.map(|template| template.id).ok_or_else(|| Error::not_found(format!("template {name}")))
+        found.map(|template| template.id).ok_or_else(missing)
     }
 
     /// Makes one.

@@ -72,12 +72,13 @@ impl Manager {
     /// A machine by its identifier or its name.
     pub async fn find_vm(&self, caller: &Caller, name: &str) -> Result<VmId> {
         self.admit(caller)?;
+        let missing = || Error::not_found(format!("machine {name}"), "vm list");
         let mut tx = self.catalog.read().await?;
         if let Ok(id) = name.parse() {
-            return Ok(tx.vm(id).await?.id);
+            return Ok(tx.vm(id).await.map_err(|e| Error::of_lookup(e, missing))?.id);
         }
         let found = tx.find_vm(&name.parse()?).await?;
-        found.map(|vm| vm.id).ok_or_else(|| Error::not_found(format!("machine {name}")))
+        found.map(|vm| vm.id).ok_or_else(missing)
     }
 
     /// Makes a machine.

@@ -62,7 +62,8 @@ impl<A> DiskPlan<A> {
 }
 
 fn found(vm: &Vm, disk: DiskId) -> Result<Disk> {
-    vm.hardware.disk(disk).cloned().ok_or_else(|| Error::not_found(format!("disk {disk} of {}", vm.name)))
+    let missing = || Error::not_found(format!("disk {disk} of {}", vm.name), format!("disk list {}", vm.name));
+    vm.hardware.disk(disk).cloned().ok_or_else(missing)
 }
 
 fn begun<A>(title: String, plan: DiskPlan<A>) -> Begun<DiskPlan<A>> {

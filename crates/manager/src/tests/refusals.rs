@@ -105,7 +105,14 @@ async fn words() {
     assert_eq!((error.kind, error.message.as_str()), (ErrorKind::Forbidden, "guest may not do that"));
 
     let error = refused(manager.find_vm(&caller(), "nobody").await);
-    assert_eq!((error.kind, error.message.as_str()), (ErrorKind::NotFound, "machine nobody is not there"));
+    let nobody = "machine nobody is not there; `keyframe vm list` shows what is";
+    assert_eq!((error.kind, error.message.as_str()), (ErrorKind::NotFound, nobody));
+    let id = VmId::new().to_string();
+    let error = refused(manager.find_vm(&caller(), &id).await);
+    assert_eq!(error.message, nobody.replace("nobody", &id));
+    let error = refused(manager.find_snapshot(&caller(), Some(vm.id), "nothing").await);
+    let nothing = format!("snapshot nothing of {} is not there; `keyframe snapshot list {0}` shows what is", vm.name);
+    assert_eq!((error.kind, error.message), (ErrorKind::NotFound, nothing));
     assert_eq!(site.catalog.read().await.unwrap().dump().await.unwrap(), before, "nothing has happened");
     manager.stop().await;
 }
