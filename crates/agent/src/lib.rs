@@ -4,6 +4,8 @@
 //! that may wait, never from the runtime's. The agent keeps nothing of its own that it could not find again: processes,
 //! sockets and array snapshots are looked for when it starts.
 
+#![deny(clippy::print_stderr)]
+
 pub mod agent;
 pub mod array;
 pub mod config;
@@ -22,6 +24,7 @@ pub mod paths;
 pub mod pid_file;
 mod room;
 pub mod run;
+pub mod say;
 #[doc(hidden)]
 pub mod testing;
 pub mod turns;

@@ -49,7 +49,8 @@ pub fn start_log(log: &Log) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&log.filter)
         .map_err(|error| fault(FaultKind::Invalid, format!("log.filter {:?}: {error}", log.filter)))?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal());
-    let lines = lines.with_writer(std::io::stderr);
+    // It would say what it cannot write there to the same place, and panic.
+    let lines = lines.with_writer(std::io::stderr).log_internal_errors(false);
     let set = if log.json { lines.json().try_init() } else { lines.try_init() };
     set.map_err(|error| fault(FaultKind::Internal, format!("cannot start the log: {error}")))
 }

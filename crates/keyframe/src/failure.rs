@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use keyframe_agent::say::say;
 use keyframe_manager::ErrorKind;
 
 use crate::ops::is_invalid;
@@ -20,8 +21,8 @@ pub(crate) fn tell(error: &anyhow::Error, json: bool) -> bool {
     };
     match json {
         _ if error.is::<Told>() => {}
-        true => eprintln!("{}", failed(error, usage)),
-        false => eprintln!("keyframe: {}", plain(&words(error))),
+        true => say(failed(error, usage)),
+        false => say(format_args!("keyframe: {}", plain(&words(error)))),
     }
     usage
 }

@@ -1,6 +1,8 @@
 //! `keyframe`: everything in one program. What works on a pool file, the manager and the agent as processes, and the command
 //! line of machines, which is a client of the manager's REST interface and nothing else.
 
+#![deny(clippy::print_stderr)]
+
 mod agent;
 mod cli;
 mod client;
@@ -32,6 +34,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use keyframe_agent::say::say;
 
 /// Wrong usage, names that cannot be ones included; 1 is for every other failure.
 const USAGE: u8 = 2;
@@ -55,7 +58,7 @@ fn main() -> ExitCode {
 fn explain_usage(error: &clap::Error) -> ExitCode {
     let text = error.render();
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        eprint!("{text}");
+        say(text.to_string().trim_end());
         return ExitCode::from(USAGE);
     }
     if error.use_stderr() {
@@ -63,9 +66,9 @@ fn explain_usage(error: &clap::Error) -> ExitCode {
         let plain = plain.strip_prefix("error: ").unwrap_or(&plain);
         // Nothing that was typed is understood yet, and this is worth a guess.
         if std::env::args_os().any(|word| word == "--json") {
-            eprintln!("{}", failure::misused(plain.trim_end()));
+            say(failure::misused(plain.trim_end()));
         } else {
-            eprint!("keyframe: {plain}");
+            say(format_args!("keyframe: {}", plain.trim_end()));
         }
         return ExitCode::from(USAGE);
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use keyframe_agent::paths::Paths;
+use keyframe_agent::say::say;
 use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
@@ -68,7 +69,7 @@ async fn keep(noun: &str, data: &Path, stop: CancellationToken) -> Result<()> {
         }
         ever = true;
         pause = if ran >= HEALTHY { PAUSES[0] } else { (pause * 2).min(PAUSES[1]) };
-        eprintln!("keyframe: the {noun} ended ({status}) and is started again in {pause:?}");
+        say(format_args!("keyframe: the {noun} ended ({status}) and is started again in {pause:?}"));
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => return Ok(()),
@@ -96,7 +97,7 @@ async fn end(noun: &str, mut child: Child) -> Result<()> {
         }
     };
     if !status.success() {
-        eprintln!("keyframe: the {noun} did not end well ({status})");
+        say(format_args!("keyframe: the {noun} did not end well ({status})"));
     }
     Ok(())
 }

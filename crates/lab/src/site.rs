@@ -175,19 +175,26 @@ impl Site {
     /// The ends of the logs.
     pub fn log(&self) -> String {
         let end = |name: &&str| {
-            let text = fs::read_to_string(self.data.join(name)).ok()?;
+            let text = fs::read_to_string(self.log_file(name)?).ok()?;
             let lines: Vec<&str> = text.lines().collect();
             Some(lines[lines.len().saturating_sub(8)..].join("\n"))
         };
         LOGS.iter().filter_map(end).collect::<Vec<_>>().join("\n")
     }
 
+    /// A log that can be read to its end.
+    fn log_file(&self, name: &str) -> Option<PathBuf> {
+        Some(self.data.join(name)).filter(|file| file.is_file())
+    }
+
     /// Copies the logs of everything into a folder of this site's name.
     fn keep_logs(&self, folder: &Path) -> Result<()> {
         let to = folder.join(self.data.file_name().context("a site has a name")?);
         fs::create_dir_all(&to)?;
-        for log in LOGS.iter().filter(|log| self.data.join(log).exists()) {
-            fs::copy(self.data.join(log), to.join(log))?;
+        for log in LOGS {
+            if let Some(file) = self.log_file(log) {
+                fs::copy(file, to.join(log))?;
+            }
         }
         for machine in fs::read_dir(self.data.join("vms"))?.filter_map(Result::ok) {
             for log in ["console.log", "qemu.log"] {

@@ -1,5 +1,7 @@
 //! Whoever is killed is there again within seconds, machines run on; systemd can read the units that do it elsewhere.
 
+use std::fs::File;
+use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -68,6 +70,32 @@ fn a_data_directory_with_a_long_path_is_like_any_other() -> Result<()> {
     site.run(["snapshot", "apply", "web@before"])?;
     // The pool is reached through its own socket, too, and at rest it is asked by that.
     site.run(["pool", "info"])?;
+    site.wait_until_at_rest()
+}
+
+/// As on a full disk, when not even the log has room.
+#[test]
+fn nobody_needs_a_log_that_can_be_written() -> Result<()> {
+    let site = Site::up(&scratch::keyframe()?, &SiteOptions::default())?;
+    site.down()?;
+    let log = site.data().join("keyframe.log");
+    std::fs::remove_file(&log)?;
+    symlink("/dev/full", &log)?;
+    site.start()?;
+    // Each order is logged, and who is started anew is told of.
+    site.run(["vm", "create", "web", "--memory", "32M", "--disk", "size=8M", "--nic", "none", "--start"])?;
+    for role in [Role::Agent, Role::Manager] {
+        let supervisor = site.pid(Role::Supervisor)?;
+        site.kill(role)?;
+        site.wait_until_up()?;
+        ensure!(site.pid(Role::Supervisor)? == supervisor, "the supervisor went with the {role:?}");
+        let at = format!("web@after-{role:?}");
+        site.run(["snapshot", "create", &at, "--memory"])?;
+        site.run(["snapshot", "apply", &at, "--discard-current"])?;
+    }
+    let mut refused = site.command(["vm", "show", "nobody"]);
+    let status = refused.stdout(Stdio::null()).stderr(File::options().write(true).open("/dev/full")?).status()?;
+    ensure!(status.code() == Some(1), "a refusal that cannot be said ends with {status}");
     site.wait_until_at_rest()
 }
 

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 
 use anyhow::{Context, Result, bail};
 use futures_util::{SinkExt as _, StreamExt as _};
+use keyframe_agent::say::say;
 use keyframe_model::agent::route;
 use reqwest::{Method, StatusCode};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
@@ -28,7 +29,7 @@ pub(crate) fn console(output: &Output, args: &ConsoleArgs) -> Result<()> {
         let socket = open(&remote.client, args).await?;
         let raw = Raw::enter()?;
         if raw.is_some() && !output.quiet {
-            eprint!("connected to {}; Ctrl-] ends this\r\n", args.vm);
+            say(format_args!("connected to {}; Ctrl-] ends this\r", args.vm));
         }
         let joined = join(socket, &args.vm).await;
         drop(raw);

@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::io::Write;
 
 use anyhow::{Result, bail};
+use keyframe_agent::say::say;
 use keyframe_api::Problem;
 use keyframe_manager::request::JobView;
 use keyframe_model::JobState;
@@ -105,7 +106,7 @@ impl Remote {
         }
         self.screen.end_progress();
         if job.state == JobState::Failed && !self.quiet {
-            job.notes.iter().for_each(|note| eprintln!("note: {}", plain(note)));
+            job.notes.iter().for_each(|note| say(format_args!("note: {}", plain(note))));
         }
         match (job.state, &job.error) {
             (JobState::Succeeded, _) => Ok(Some((value, job))),

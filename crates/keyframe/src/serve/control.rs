@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use keyframe_agent::say::say;
 use keyframe_engine::Pool;
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -134,7 +135,7 @@ fn accept(socket: &Socket, shared: &Arc<Shared>) -> Result<()> {
             Ok((stream, _)) => threads.extend(welcome(stream, number, shared)),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(error) => {
-                eprintln!("keyframe: cannot accept a control connection: {error}");
+                say(format_args!("keyframe: cannot accept a control connection: {error}"));
                 std::thread::sleep(PROGRESS_EVERY);
             }
         }
@@ -169,7 +170,7 @@ fn welcome(stream: UnixStream, number: u64, shared: &Arc<Shared>) -> Option<Join
     });
     result.unwrap_or_else(|error| {
         shared.open.lock().remove(&number);
-        eprintln!("keyframe: cannot serve a control connection: {error}");
+        say(format_args!("keyframe: cannot serve a control connection: {error}"));
         None
     })
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use keyframe_agent::say::say;
 use keyframe_engine::{IoMode, OpenOptions, Pool};
 use keyframe_nbd::{Address, Config, Listener, Server};
 use serde::Serialize;
@@ -86,7 +87,7 @@ impl Beside {
 impl Drop for Beside {
     fn drop(&mut self) {
         if let Some(Err(error)) = self.0.take().map(control::Control::stop) {
-            eprintln!("keyframe: {error:#}");
+            say(format_args!("keyframe: {error:#}"));
         }
     }
 }

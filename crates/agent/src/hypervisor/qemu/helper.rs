@@ -21,6 +21,7 @@ use keyframe_memory::serve::Ready;
 
 use super::process::Process;
 use super::{QemuConfig, guest, hub, load};
+use crate::say::say;
 
 /// What a page server is told when QEMU listens. It holds its image open by then.
 pub(super) const GO: &[u8] = b"go\n";
@@ -46,7 +47,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            eprintln!("keyframe helper: {why}");
+            say(format_args!("keyframe helper: {why}"));
             ExitCode::FAILURE
         }
     }
@@ -90,7 +91,7 @@ fn memory_server(image: &Path, socket: &Path, reports: &Reports<'_>, recover: bo
             said = Some(Instant::now());
             // Only a figure for people; nothing depends on it.
             if let Err(e) = fs::write(reports.pending, format!("{} {}\n", progress.done, progress.total)) {
-                eprintln!("write {}: {e}", reports.pending.display());
+                say(format_args!("write {}: {e}", reports.pending.display()));
             }
         }
     };
@@ -107,7 +108,7 @@ fn memory_server(image: &Path, socket: &Path, reports: &Reports<'_>, recover: bo
         if matches!(load::kind(&e), FaultKind::Corrupt | FaultKind::Unsupported)
             && let Err(e) = fs::write(reports.damage, &why)
         {
-            eprintln!("write {}: {e}", reports.damage.display());
+            say(format_args!("write {}: {e}", reports.damage.display()));
         }
         format!("page server of {}: {why}", image.display())
     })

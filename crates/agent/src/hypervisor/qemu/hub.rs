@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 
 use super::{Shared, helper, net};
 use crate::Result;
+use crate::say::say;
 
 /// The largest frame QEMU sends: 64 KiB and a header or two.
 const LONGEST: usize = 68 << 10;
@@ -72,7 +73,7 @@ pub(super) fn run(socket: &Path) -> io::Result<()> {
     std::thread::spawn(move || {
         for (number, stream) in (0..).zip(listener.incoming()) {
             if let Err(e) = stream.and_then(|stream| plug(number, stream, &ports)) {
-                eprintln!("port {number}: {e}");
+                say(format_args!("port {number}: {e}"));
             }
         }
     });
@@ -97,12 +98,12 @@ fn plug(number: u64, stream: UnixStream, ports: &Arc<Ports>) -> io::Result<()> {
     std::thread::spawn(move || deliver(out, &frames));
     std::thread::spawn(move || {
         if let Err(e) = pass(number, &stream, &ports) {
-            eprintln!("port {number}: {e}");
+            say(format_args!("port {number}: {e}"));
         }
         ports.lock().retain(|other| other.number != number);
         let lost = port.lost.load(Ordering::Relaxed);
         if lost > 0 {
-            eprintln!("port {number}: {lost} frames were lost, for which its machine had no room");
+            say(format_args!("port {number}: {lost} frames were lost, for which its machine had no room"));
         }
         // Whoever delivers may wait for room; both may fail only because the other side is gone.
         stream.shutdown(Shutdown::Both).unwrap_or(());
