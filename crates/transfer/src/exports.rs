@@ -1,6 +1,6 @@
 //! Volumes and snapshots as NBD exports: `VOLUME` can be written, `VOLUME@SNAPSHOT` can be read.
 
-use std::io;
+use std::io::{self, Write, stderr};
 use std::os::fd::BorrowedFd;
 
 use keyframe_engine::{Access, Done, ErrorKind, Op, Pool, Volume};
@@ -16,8 +16,9 @@ pub struct Exports {
     report: fn(&str),
 }
 
+/// Where that cannot be written, on a full disk, the client is served all the same.
 fn to_stderr(text: &str) {
-    eprintln!("keyframe: {text}");
+    writeln!(stderr(), "keyframe: {text}").unwrap_or(());
 }
 
 impl Exports {

@@ -4,6 +4,8 @@
 //! A copy runs in the process that holds the pool and tells how far it is; an error from whoever listens ends it. Copies
 //! that fail leave nothing. What went wrong is a chain of causes, in which an engine's error or [`Invalid`] can be found.
 
+#![deny(clippy::print_stderr)]
+
 mod export;
 mod exports;
 mod header;
